@@ -1,0 +1,135 @@
+"""The code: the few typed, quantized, counted bits by which a person's pixels reach the output."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from veilcam.camera.types import Codes, Head, HeadCode, Scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One number of the code.
+
+    Attributes:
+        name: What it tells.
+        low, high: Range in the field's unit; values outside are clipped.
+        bits: Width; the range is cut into 2**bits equal levels.
+        kind: `dynamic` is sent for each frame, `static` once for each track.
+    """
+
+    name: str
+    low: float
+    high: float
+    bits: int
+    kind: Literal["dynamic", "static"] = "dynamic"
+
+    @property
+    def step(self) -> float:
+        """Width of one level in the field's unit."""
+        return (self.high - self.low) / 2**self.bits
+
+    def quantize(self, value: float) -> int:
+        """Level of a value, clipped into the range; NaN gives the middle level.
+
+        >>> Field(name="yaw", low=-60, high=60, bits=5).quantize(-100)
+        0
+        """
+        if not np.isfinite(value):
+            return 2 ** (self.bits - 1)
+        return int(np.clip((value - self.low) // self.step, 0, 2**self.bits - 1))
+
+    def dequantize(self, level: int) -> float:
+        """Middle of a level."""
+        return self.low + (level + 0.5) * self.step
+
+
+# Units: degrees; eye distances of the head model; eye widths for gaze; log2 brightness for light.
+HEAD_FIELDS = (
+    Field(name="yaw", low=-60, high=60, bits=5),
+    Field(name="pitch", low=-32, high=32, bits=4),
+    Field(name="mouth_open", low=0.0, high=0.40, bits=3),
+    Field(name="mouth_wide", low=0.66, high=1.10, bits=3),
+    Field(name="smile", low=-0.03, high=0.17, bits=3),
+    Field(name="eyelid_left", low=0.0, high=0.18, bits=2),
+    Field(name="eyelid_right", low=0.0, high=0.18, bits=2),
+    Field(name="gaze_x", low=-0.24, high=0.24, bits=3),
+    Field(name="gaze_y", low=-0.08, high=0.16, bits=3),
+    Field(name="brow", low=0.29, high=0.49, bits=2),
+    Field(name="light_x", low=-1.6, high=1.6, bits=3),
+    Field(name="light_y", low=-1.0, high=1.4, bits=2),
+)
+# placed by compose, not painted by the generator
+POSITION_STEP_PX = 2.0
+SIZE_STEP_PX = 2.0
+ROLL_STEP_DEG = 2.0
+SKIN_BITS_PER_CHANNEL = 5
+BITS_PER_FRAME = sum(field.bits for field in HEAD_FIELDS)
+
+
+def dequantize_constants() -> tuple[Float32[np.ndarray, " f"], Float32[np.ndarray, " f"]]:
+    """Low edge and step of each head field, for graphs that dequantize by themselves."""
+    low = np.array([field.low for field in HEAD_FIELDS], np.float32)
+    step = np.array([field.step for field in HEAD_FIELDS], np.float32)
+    return low, step
+
+
+class Encoder:
+    """Turns scenes into codes and remembers each track's secret latent.
+
+    The latent is drawn once per track from the latents' Gaussian by an operating-system random
+    generator that cannot be seeded from outside: fresh noise in each frame would average out.
+
+    Args:
+        mean: Mean of the latents, (z,).
+        chol: Lower Cholesky factor of their covariance, (z, z).
+        truncation: Factor below 1 draws nearer to the mean: plainer but cleaner stand-ins.
+    """
+
+    def __init__(
+        self,
+        mean: Float32[np.ndarray, " z"],
+        chol: Float32[np.ndarray, "z z"],
+        *,
+        truncation: float = 0.8,
+    ) -> None:
+        self._mean = mean.astype(np.float32)
+        self._chol = chol.astype(np.float32)
+        self._truncation = truncation
+        self._random = np.random.default_rng()  # entropy from the operating system
+        self._latents: dict[int, Float32[np.ndarray, " z"]] = {}
+
+    def encode(self, scene: Scene, skin_bgr: dict[int, tuple[float, float, float]]) -> Codes:
+        """The code of one frame; `skin_bgr` holds the measured skin colour of each track."""
+        present = {head.track_id for head in scene.heads}
+        self._latents = {k: v for k, v in self._latents.items() if k in present}
+        heads = tuple(self._encode_head(h, skin_bgr.get(h.track_id)) for h in scene.heads)
+        return Codes(size_hw=scene.size_hw, heads=heads, blank_reason=scene.blank_reason)
+
+    def _encode_head(self, head: Head, skin: tuple[float, float, float] | None) -> HeadCode:
+        values = {"yaw": head.yaw_deg, "pitch": head.pitch_deg, **head.expression}
+        levels = tuple(field.quantize(values.get(field.name, 0.0)) for field in HEAD_FIELDS)
+        if head.track_id not in self._latents:
+            noise = self._random.standard_normal(self._mean.shape[0]).astype(np.float32)
+            self._latents[head.track_id] = self._mean + self._truncation * (self._chol @ noise)
+        skin_step = 256 / 2**SKIN_BITS_PER_CHANNEL
+        blue, green, red = (
+            min(float(np.floor(c / skin_step) * skin_step + skin_step / 2), 255.0)
+            for c in (skin or (120.0, 140.0, 180.0))
+        )
+        return HeadCode(
+            track_id=head.track_id,
+            levels=levels,
+            latent=self._latents[head.track_id],
+            center_xy=(_round(head.center_xy[0], POSITION_STEP_PX), _round(head.center_xy[1], POSITION_STEP_PX)),
+            size_px=max(_round(head.size_px, SIZE_STEP_PX), SIZE_STEP_PX),
+            roll_deg=_round(head.roll_deg, ROLL_STEP_DEG),
+            skin_bgr=(blue, green, red),
+            hull_xy=head.hull_xy,
+        )
+
+
+def _round(value: float, step: float) -> float:
+    return float(np.round(value / step) * step)

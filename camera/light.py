@@ -1,0 +1,74 @@
+"""The light on a head, as far as the code may know it: one coarse skin colour."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+SKIN_STEP = 8  # as wide as the code's own steps
+DEFAULT_SKIN_BGR = (120.0, 144.0, 184.0)
+# Face mesh points in the middle of the cheeks and on the forehead, away from eyes, mouth and hair.
+_SKIN_POINTS = (50, 280, 205, 425, 101, 330, 151, 9, 108, 337)
+
+
+def measure_skin(
+    bgr: UInt8[np.ndarray, "h w 3"], mesh: Float[np.ndarray, "468 2"]
+) -> Float[np.ndarray, " 3"] | None:
+    """Median colour of small squares on cheeks and forehead, or None where none is in the picture.
+
+    Args:
+        bgr: Raw frame.
+        mesh: Face mesh points in frame pixels.
+    """
+    return _median_colour(bgr, mesh[list(_SKIN_POINTS)], float(np.ptp(mesh[:, 0])) / 24)
+
+
+def measure_skin_coarse(
+    bgr: UInt8[np.ndarray, "h w 3"], landmarks: Float[np.ndarray, "5 2"]
+) -> Float[np.ndarray, " 3"] | None:
+    """As `measure_skin`, from the detector's five landmarks: between each eye and mouth corner."""
+    cheeks = np.stack([landmarks[0] + landmarks[3], landmarks[1] + landmarks[4]]) / 2
+    size = float(np.hypot(*(landmarks[0] - landmarks[1]))) / 8
+    return _median_colour(bgr, cheeks, size)
+
+
+def _median_colour(
+    bgr: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "n 2"], half_size: float
+) -> Float[np.ndarray, " 3"] | None:
+    half = max(int(half_size), 1)
+    height, width = bgr.shape[:2]
+    colours = []
+    for x, y in np.floor(points).astype(int):
+        if half <= x < width - half and half <= y < height - half:
+            square = bgr[y - half : y + half + 1, x - half : x + half + 1]
+            colours.append(square.reshape(-1, 3).mean(0))
+    return np.median(np.array(colours, float), axis=0) if colours else None
+
+
+class SkinColour:
+    """The slow, quantized skin colour of one track: changes only when it is clearly another level.
+
+    A value on the edge between two levels would flicker with the sensor's noise, and flicker
+    averages out the quantization; so a level is kept until the mean is 0.75 steps away.
+    """
+
+    def __init__(self) -> None:
+        self._mean: np.ndarray | None = None
+        self._level: np.ndarray | None = None
+
+    @property
+    def bgr(self) -> tuple[float, float, float]:
+        """Colour now, each channel the middle of a level of `SKIN_STEP`, 4-252."""
+        if self._level is None:
+            return DEFAULT_SKIN_BGR
+        b, g, r = (float(v) for v in self._level * SKIN_STEP + SKIN_STEP / 2)
+        return b, g, r
+
+    def add(self, colour: Float[np.ndarray, " 3"] | None) -> None:
+        """Take in one measurement; None leaves the colour as it was."""
+        if colour is None:
+            return
+        self._mean = colour if self._mean is None else self._mean + 0.06 * (colour - self._mean)
+        wanted = self._mean / SKIN_STEP - 0.5
+        nearest = np.clip(np.round(wanted), 0, 256 // SKIN_STEP - 1)
+        if self._level is None:
+            self._level = nearest
+        self._level = np.where(np.abs(wanted - self._level) > 0.75, nearest, self._level)

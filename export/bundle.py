@@ -1,0 +1,189 @@
+"""A trained run becomes a bundle: graphs, latents, manifest, model card, all hashes."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from veilcam.camera.code import HEAD_FIELDS
+from veilcam.camera.errors import InputError
+from veilcam.camera.manifest import SCHEMA_VERSION, code_spec, io_spec, load_bundle
+from veilcam.export.graph import GenerateFn, build_graph
+from veilcam.export.parity import ParityReport, check_parity
+from veilcam.export.quantize import Feed, QuantizationReport, make_feeds, quantize_graph
+
+NUM_CALIBRATION_CODES = 64
+NUM_PARITY_CODES = 48
+
+
+def draw_feeds(
+    mean: np.ndarray, chol: np.ndarray, num_codes: int, *, seed: int, truncation: float = 0.8
+) -> list[Feed]:
+    """Codes as the loop will send them: any level of every field, latents of the Gaussian.
+
+    The seed fixes calibration only; latents of real tracks come from the operating system.
+    Half of the codes sit near the middle of each range, where heads mostly are.
+    """
+    random = np.random.default_rng(seed)
+    tops = np.asarray([2**field.bits for field in HEAD_FIELDS])
+    unit = random.random((num_codes, len(tops)))
+    unit[: num_codes // 2] = random.beta(4, 4, (num_codes // 2, len(tops)))
+    levels = np.minimum((unit * tops).astype(np.int64), tops - 1)
+    noise = random.standard_normal((num_codes, mean.shape[0])).astype(np.float32)
+    return make_feeds(levels, (mean + truncation * noise @ chol.T).astype(np.float32))
+
+
+def export_run(run_dir: Path, target: Path, *, name: str = "face") -> dict[str, Any]:
+    """Export a training run to the bundle `target` and return its manifest.
+
+    Raises:
+        GraphError: int8 and fp32 differ too much.
+        InputError: The target exists and is no bundle, or its name does not end in .veil.
+    """
+    from veilcam.model.checkpoint import load_generator
+
+    generator, meta, latents = load_generator(run_dir)
+    return export_generator(generator, meta, latents, target, name=name)
+
+
+def export_generator(
+    generator: GenerateFn,
+    meta: dict[str, Any],
+    latents: dict[str, np.ndarray],
+    target: Path,
+    *,
+    name: str = "face",
+) -> dict[str, Any]:
+    """As `export_run`, for a generator in memory."""
+    _check_target(target)
+    mean = np.asarray(latents["mean"], np.float32)
+    chol = np.asarray(latents["chol"], np.float32)
+    fp32 = build_graph(generator, num_levels=len(HEAD_FIELDS), num_latent=mean.shape[0])
+    int8, quantization = quantize_graph(
+        fp32, draw_feeds(mean, chol, NUM_CALIBRATION_CODES, seed=0)
+    )
+    parity = check_parity(fp32, int8, draw_feeds(mean, chol, NUM_PARITY_CODES, seed=1))
+    head = _manifest_head(name, meta, mean.shape[0], quantization, parity)
+    return _write_bundle(target, head, {"fp32": fp32, "int8": int8}, mean, chol)
+
+
+def _check_target(target: Path) -> None:
+    if target.suffix != ".veil":
+        raise InputError(f"bundle {target} must end in .veil; choose -o NAME.veil")
+    if target.exists() and not (target / "manifest.json").is_file():
+        raise InputError(f"{target} exists and is no bundle; choose another name or remove it")
+
+
+def _manifest_head(
+    name: str,
+    meta: dict[str, Any],
+    num_latent: int,
+    quantization: QuantizationReport,
+    parity: ParityReport,
+) -> dict[str, Any]:
+    """The manifest but for its file list."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "mode": "face",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **io_spec(num_latent),
+        "code": code_spec(),
+        "training": None,  # no private data was used, so there is nothing to promise
+        "run": {k: v for k, v in meta.items() if k != "data"},
+        "data": meta.get("data", []),
+        "metrics": {
+            "parity": asdict(parity),
+            "sqnr_db": {k: round(v, 2) for k, v in sorted(quantization.sqnr_db.items())},
+            "fp32_nodes": list(quantization.fp32_nodes),
+        },
+    }
+
+
+def _write_bundle(
+    target: Path,
+    head: dict[str, Any],
+    graphs: dict[str, ModelProto],
+    mean: np.ndarray,
+    chol: np.ndarray,
+) -> dict[str, Any]:
+    """Write into a temporary folder beside the target, verify, then put it in place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        for precision, model in graphs.items():
+            (folder / f"{precision}.onnx").write_bytes(model.SerializeToString())
+        np.savez(folder / "latents.npz", mean=mean, chol=chol)
+        (folder / "model_card.md").write_text(model_card(head))
+        hashes = {p.name: hash_file(p) for p in sorted(folder.iterdir())}
+        manifest = {**head, "files": hashes}
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+        folder.chmod(0o755)
+        load_bundle(folder)
+        _put_in_place(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Rename the finished folder to the target's name; an old bundle there goes last."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(folder, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_pins(assets: Path) -> dict[str, dict[str, str]]:
+    """Pin every file of every bundle in the package's assets folder in its pins.json."""
+    pins = {
+        bundle.name: {p.name: hash_file(p) for p in sorted(bundle.iterdir())}
+        for bundle in sorted(assets.glob("*.veil"))
+    }
+    temporary = assets / ".pins.json.tmp"
+    temporary.write_text(json.dumps(pins, indent=1) + "\n")
+    os.replace(temporary, assets / "pins.json")
+    return pins
+
+
+def model_card(head: dict[str, Any]) -> str:
+    """The card for people: what it is, from what, how good, what it must not be used for."""
+    parity = head["metrics"]["parity"]
+    data = "\n".join(f"- {json.dumps(entry, default=str)}" for entry in head["data"])
+    return f"""# {head["name"]}: head generator
+
+Paints a 128x128 head (BGR and alpha) of a person who does not exist, from
+{head["code"]["bits_per_frame"]} bits per frame and secret noise. Mode: {head["mode"]}.
+Exported {head["created"]}.
+
+## Data
+{data or "- not stated"}
+
+## Privacy
+No private picture was used in training, so no differential privacy is claimed. What a viewer
+learns of the person in front of the camera is at most the code listed in `manifest.json`.
+
+## Quality
+int8 against fp32: PSNR {parity["psnr_db"]:.1f} dB over {parity["num_codes"]} codes
+(worst {parity["worst_psnr_db"]:.1f} dB). Layers left in fp32: {len(head["metrics"]["fp32_nodes"])}.
+
+## Limits
+Trained on few pictures: faces are soft and looks are not balanced over people. Not for
+identification, deception or statistics about people.
+"""

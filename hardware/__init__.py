@@ -1,0 +1,1 @@
+"""Boards, images and flashing: later."""

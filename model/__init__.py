@@ -1,0 +1,1 @@
+"""Networks, training data and training in JAX."""

@@ -1,0 +1,122 @@
+"""Training state on disk: one npz of named arrays and one JSON of facts, renamed into place."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from veilcam.camera.errors import InputError
+from veilcam.model.generator import HeadGenerator
+
+if TYPE_CHECKING:
+    from veilcam.model.train import Trainer
+
+STATE, META = "state.npz", "meta.json"
+
+
+def save(
+    trainer: "Trainer", run_dir: Path, meta: dict[str, Any], *, compact: bool = False
+) -> None:
+    """Writes the state; `compact` leaves the optimizers out and halves the precision.
+
+    The data go before the facts, each by rename: a kill in between leaves the older pair readable.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for prefix, tree in _parts(trainer):
+        if compact and prefix.endswith("_opt"):
+            continue
+        for path, value in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(tree)):
+            array = np.asarray(value)
+            if compact and array.dtype == np.float32:
+                array = array.astype(np.float16)
+            arrays[prefix + jax.tree_util.keystr(path)] = array
+    mean, chol = trainer.latent_distribution()
+    arrays |= {"latent_mean": mean, "latent_chol": chol}
+    arrays |= {f"basis/{name}": value for name, value in trainer.pack.basis.items()}
+    meta = meta | {"step": trainer.step_index}
+    arrays["meta"] = np.array(json.dumps(meta))
+    _write(run_dir / STATE, arrays)
+    partial = run_dir / (META + ".partial")
+    partial.write_text(json.dumps(meta, indent=1) + "\n")
+    partial.replace(run_dir / META)
+
+
+def restore(trainer: "Trainer", run_dir: Path) -> None:
+    """Puts a saved state back; arrays that a compact state lacks keep their fresh values."""
+    with _open(run_dir) as file:
+        trainer.step_index = int(json.loads(str(file["meta"]))["step"])
+        for prefix, tree in _parts(trainer):
+            pure = nnx.to_pure_dict(tree)
+            paths, definition = jax.tree_util.tree_flatten_with_path(pure)
+            leaves = []
+            for path, value in paths:
+                name = prefix + jax.tree_util.keystr(path)
+                if name not in file.files:
+                    leaves.append(value)
+                    continue
+                if file[name].shape != np.shape(value):
+                    raise InputError(
+                        f"{run_dir / STATE}: {name} has shape {file[name].shape}, the config wants "
+                        f"{np.shape(value)}; resume with the config the run was started with"
+                    )
+                leaves.append(jnp.asarray(file[name].astype(np.asarray(value).dtype)))
+            nnx.replace_by_pure_dict(tree, jax.tree_util.tree_unflatten(definition, leaves))
+            _put(trainer, prefix, tree)
+
+
+def load_generator(run_dir: Path) -> tuple[HeadGenerator, dict[str, Any], dict[str, np.ndarray]]:
+    """Averaged generator, facts of the run, and the latents' `mean` and `chol`."""
+    with _open(run_dir) as file:
+        basis = {k[6:]: file[k] for k in file.files if k.startswith("basis/")}
+        generator = HeadGenerator(basis, rngs=nnx.Rngs(0))
+        graph, params, rest = nnx.split(generator, nnx.Param, ...)
+        pure = nnx.to_pure_dict(params)
+        paths, definition = jax.tree_util.tree_flatten_with_path(pure)
+        leaves = [
+            jnp.asarray(file["average" + jax.tree_util.keystr(path)].astype(np.float32))
+            for path, _ in paths
+        ]
+        nnx.replace_by_pure_dict(params, jax.tree_util.tree_unflatten(definition, leaves))
+        latents = {
+            "mean": file["latent_mean"].astype(np.float32),
+            "chol": file["latent_chol"].astype(np.float32),
+        }
+        meta = json.loads(str(file["meta"]))
+    return nnx.merge(graph, params, rest), meta, latents
+
+
+def _parts(trainer: "Trainer") -> Iterator[tuple[str, Any]]:
+    yield "average", trainer.average
+    for name in ("generator", "discriminator", "latents"):
+        yield name, nnx.state(getattr(trainer, name), nnx.Param)
+    for name in ("generator_opt", "latent_opt", "discriminator_opt"):
+        yield name, nnx.state(getattr(trainer, name), nnx.optimizer.OptState)
+
+
+def _put(trainer: "Trainer", name: str, tree: Any) -> None:
+    if name == "average":
+        trainer.average = tree
+    else:
+        nnx.update(getattr(trainer, name), tree)
+
+
+def _open(run_dir: Path) -> Any:
+    path = run_dir / STATE
+    if not path.is_file():
+        raise InputError(f"{path}: no training state; train first, or name the run's folder")
+    return np.load(path)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, **arrays)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)

@@ -1,0 +1,321 @@
+"""Public pretraining of the head generator: latents and decoder together, then the game.
+
+Latents are optimized with the decoder (GLO, Bojanowski et al. 2018), the code's landmarks are the
+condition; the adversarial loss is non-saturating with R1 (Mescheder et al. 2018).
+"""
+
+import dataclasses
+import logging
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from veilcam.model import checkpoint, report
+from veilcam.model.config import TrainConfig, load_config
+from veilcam.model.data import SIMULATED, Pack, Sampler
+from veilcam.model.discriminator import Discriminator
+from veilcam.model.generator import NOISE_SIZE, HeadGenerator
+from veilcam.model.loss import augment, over_grey, pyramid_distance
+
+_log = logging.getLogger(__name__)
+
+
+class Latents(nnx.Module):
+    """One appearance latent for each public portrait or simulated person."""
+
+    def __init__(self, table: np.ndarray) -> None:
+        self.table = nnx.Param(jnp.asarray(table, jnp.float32))
+
+
+def initial_latents(pack: Pack) -> np.ndarray:
+    """Principal components of small pictures, averaged over a person's pictures, unit variance."""
+    small = pack.bgra.reshape(-1, 16, 8, 16, 8, 4).astype(np.float32).mean((2, 4)) / 255
+    flat = small.reshape(len(small), -1)
+    num_people = int(pack.person.max()) + 1
+    count = np.bincount(pack.person, minlength=num_people)[:, None]
+    mean = np.zeros((num_people, flat.shape[1]), np.float32)
+    np.add.at(mean, pack.person, flat)
+    mean = mean / np.maximum(count, 1)
+    mean -= mean.mean(0)
+    u, singular, _ = np.linalg.svd(mean, full_matrices=False)
+    components = u[:, :NOISE_SIZE] * singular[:NOISE_SIZE]
+    return components / components.std(0)
+
+
+def generator_loss(
+    models: tuple[HeadGenerator, Latents],
+    discriminator: Discriminator,
+    batch: dict[str, Any],
+    fake: dict[str, Any],
+    adversarial_weight: jax.Array,
+    reconstruction_weight: float,
+    key: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Reconstruction of the batch plus, at weight > 0, fooling the discriminator on random draws."""
+    generator, latents = models
+    noise = latents.table[...][batch["person"]]
+    latent = jnp.concatenate([noise, batch["shape"]], axis=1)
+    with_game = fake is not None
+    values = batch["values"]
+    if with_game:
+        values = jnp.concatenate([values, fake["values"]])
+        latent = jnp.concatenate([latent, fake["latent"]])
+    painted = over_grey(jax.vmap(generator.paint)(values, latent))
+    maps = draw_maps(generator, values, latent)
+    count = batch["image"].shape[0]
+    target = jnp.concatenate([batch["image"][..., :3], batch["image"][..., 3:] * 2 - 1], axis=-1)
+    reconstruction = pyramid_distance(painted[:count], target, maps[:count])
+    prior = 1e-3 * jnp.square(noise).mean()
+    loss = reconstruction_weight * reconstruction + prior
+    logs = {"reconstruction": reconstruction, "latent_rms": jnp.sqrt(jnp.square(noise).mean())}
+    if with_game:
+        image, drawn = augment(painted[count:], maps[count:], key=key)
+        score = discriminator(image, drawn)
+        game = jax.nn.softplus(-score).mean()
+        loss = loss + adversarial_weight * game
+        logs["game"] = game
+    return loss, logs
+
+
+def draw_maps(generator: HeadGenerator, values: jax.Array, latent: jax.Array) -> jax.Array:
+    """Landmark maps 64x64 of a batch of codes."""
+
+    def one(v: jax.Array, z: jax.Array) -> jax.Array:
+        return generator.maps(generator.landmarks(v, z[NOISE_SIZE:]), 64)
+
+    return jax.lax.stop_gradient(jax.vmap(one)(values, latent))
+
+
+def discriminator_loss(
+    discriminator: Discriminator,
+    generator: HeadGenerator,
+    real: dict[str, Any],
+    fake: dict[str, Any],
+    r1_weight: float,
+    key: jax.Array,
+    with_r1: bool,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Non-saturating loss; R1 on the real pictures in the steps that ask for it."""
+    painted = jax.lax.stop_gradient(
+        over_grey(jax.vmap(generator.paint)(fake["values"], fake["latent"]))
+    )
+    padding = jnp.zeros((real["values"].shape[0], NOISE_SIZE))
+    real_maps = draw_maps(
+        generator, real["values"], jnp.concatenate([padding, real["shape"]], axis=1)
+    )
+    fake_maps = draw_maps(generator, fake["values"], fake["latent"])
+    target = jnp.concatenate([real["image"][..., :3], real["image"][..., 3:] * 2 - 1], axis=-1)
+    keys = jax.random.split(key)
+    real_image, real_maps = augment(target, real_maps, key=keys[0])
+    fake_image, fake_maps = augment(painted, fake_maps, key=keys[1])
+    real_score = discriminator(real_image, real_maps)
+    fake_score = discriminator(fake_image, fake_maps)
+    loss = jax.nn.softplus(-real_score).mean() + jax.nn.softplus(fake_score).mean()
+    logs = {"real_score": real_score.mean(), "fake_score": fake_score.mean()}
+    if with_r1:
+        gradient = jax.grad(lambda x: discriminator(x, real_maps).sum())(real_image)
+        loss = loss + r1_weight * jnp.square(gradient).sum((1, 2, 3)).mean() / 2
+    return loss, logs
+
+
+class Trainer:
+    """State of a run: models, optimizers, averages, step; `step()` does one and returns its log."""
+
+    def __init__(self, config: TrainConfig, pack: Pack) -> None:
+        self.config = config
+        self.pack = pack
+        self.step_index = 0
+        rngs = nnx.Rngs(config.seed)
+        self.generator = HeadGenerator(pack.basis, rngs=rngs)
+        self.discriminator = Discriminator(pack.basis["groups"].shape[0], rngs=rngs)
+        self.latents = Latents(initial_latents(pack))
+        self.average = nnx.state(self.generator, nnx.Param)
+        self._optimizers()
+        self.sampler = Sampler(pack, seed=config.seed)
+
+    def _optimizers(self) -> None:
+        c = self.config
+        rate = optax.join_schedules(
+            [
+                optax.linear_schedule(1e-4, c.learning_rate, 100),
+                optax.constant_schedule(c.learning_rate),
+                optax.constant_schedule(c.adversarial_learning_rate),
+            ],
+            [100, c.reconstruction_steps],
+        )
+        latent_rate = optax.join_schedules(
+            [
+                optax.constant_schedule(c.latent_learning_rate),
+                optax.constant_schedule(c.latent_learning_rate / 4),
+            ],
+            [c.reconstruction_steps],
+        )
+        self.generator_opt = nnx.Optimizer(
+            self.generator, optax.adam(rate, b1=0.5, b2=0.99), wrt=nnx.Param
+        )
+        self.latent_opt = nnx.Optimizer(
+            self.latents, optax.adam(latent_rate, b1=0.5, b2=0.99), wrt=nnx.Param
+        )
+        self.discriminator_opt = nnx.Optimizer(
+            self.discriminator,
+            optax.adam(c.discriminator_learning_rate, b1=0.0, b2=0.99),
+            wrt=nnx.Param,
+        )
+
+    def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and lower Cholesky factor of the portraits' latents (appearance, then shape)."""
+        portraits = self.pack.domain != SIMULATED
+        table = np.asarray(self.latents.table[...])
+        joint = np.concatenate(
+            [table[self.pack.person[portraits]], self.pack.shape[portraits]], axis=1
+        )
+        covariance = np.cov(joint.T) + 1e-4 * np.eye(joint.shape[1])
+        return joint.mean(0).astype(np.float32), np.linalg.cholesky(covariance).astype(np.float32)
+
+    def step(self, next_batch: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, Any]:
+        """One generator step and, once the game is on, one discriminator step."""
+        c = self.config
+        key = jax.random.key(int(random.integers(2**31)))
+        playing = self.step_index >= c.reconstruction_steps
+        fake = self._draw(random, next_batch["values"]) if playing else None
+        weight = min(1.0, (self.step_index - c.reconstruction_steps) / 400) if playing else 0.0
+        logs = generator_step(
+            self.generator,
+            self.latents,
+            self.discriminator,
+            self.generator_opt,
+            self.latent_opt,
+            next_batch,
+            fake,
+            jnp.float32(weight),
+            c.reconstruction_weight,
+            key,
+        )
+        if playing:
+            count = c.batch_portraits
+            real = {k: v[:count] for k, v in next_batch.items()}
+            logs |= discriminator_step(
+                self.discriminator,
+                self.generator,
+                self.discriminator_opt,
+                real,
+                {k: v[:count] for k, v in fake.items()},
+                c.r1_weight * c.r1_every,
+                jax.random.fold_in(key, 1),
+                self.step_index % c.r1_every == 0,
+            )
+        decay = c.ema if self.step_index > 200 else 0.9
+        self.average = average_step(self.average, nnx.state(self.generator, nnx.Param), decay)
+        self.step_index += 1
+        return logs
+
+    def _draw(self, random: np.random.Generator, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Random heads: latents from the portraits' Gaussian, codes of the batch's portraits."""
+        if self.step_index % 50 == 0 or not hasattr(self, "_distribution"):
+            self._distribution = self.latent_distribution()
+        mean, chol = self._distribution
+        count = self.config.batch_adversarial
+        noise = random.standard_normal((count, len(mean))).astype(np.float32)
+        rows = random.permutation(self.config.batch_portraits)
+        rows = np.resize(rows, count)
+        return {"values": values[rows], "latent": mean + noise @ chol.T}
+
+    def averaged_generator(self) -> HeadGenerator:
+        """A generator with the averaged weights."""
+        graph, _, rest = nnx.split(self.generator, nnx.Param, ...)
+        return nnx.merge(graph, self.average, rest)
+
+
+@partial(nnx.jit, static_argnames=("reconstruction_weight",))
+def generator_step(
+    generator: HeadGenerator,
+    latents: Latents,
+    discriminator: Discriminator,
+    generator_opt: nnx.Optimizer,
+    latent_opt: nnx.Optimizer,
+    batch: dict[str, Any],
+    fake: dict[str, Any] | None,
+    weight: jax.Array,
+    reconstruction_weight: float,
+    key: jax.Array,
+) -> dict[str, jax.Array]:
+    """Moves generator and latents one step."""
+
+    def loss(models: tuple[HeadGenerator, Latents]) -> Any:
+        return generator_loss(
+            models, discriminator, batch, fake, weight, reconstruction_weight, key
+        )
+
+    (_, logs), gradient = nnx.value_and_grad(loss, has_aux=True)((generator, latents))
+    generator_opt.update(generator, gradient[0])
+    latent_opt.update(latents, gradient[1])
+    return logs
+
+
+@partial(nnx.jit, static_argnames=("with_r1",))
+def discriminator_step(
+    discriminator: Discriminator,
+    generator: HeadGenerator,
+    optimizer: nnx.Optimizer,
+    real: dict[str, Any],
+    fake: dict[str, Any],
+    r1_weight: float,
+    key: jax.Array,
+    with_r1: bool,
+) -> dict[str, jax.Array]:
+    """Moves the discriminator one step."""
+
+    def loss(model: Discriminator) -> Any:
+        return discriminator_loss(model, generator, real, fake, r1_weight, key, with_r1)
+
+    (_, logs), gradient = nnx.value_and_grad(loss, has_aux=True)(discriminator)
+    optimizer.update(discriminator, gradient)
+    return logs
+
+
+@jax.jit
+def average_step(average: Any, current: Any, decay: float) -> Any:
+    """Exponential moving average of the weights."""
+    return jax.tree.map(lambda a, b: a * decay + b * (1 - decay), average, current)
+
+
+def train(
+    config_path: Path, *, resume: bool = False, run_dir: Path, max_minutes: float | None = None
+) -> Path:
+    """Trains until the last step or the time is up; writes checkpoints, sheet and plot to run_dir."""
+    config = load_config(config_path)
+    pack = Pack.load(Path(config.pack))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, pack)
+    if resume:
+        checkpoint.restore(trainer, run_dir)
+    meta = {"config": dataclasses.asdict(config), "data": pack.manifest}
+    end = time.monotonic() + max_minutes * 60 if max_minutes else float("inf")
+    random = np.random.default_rng([config.seed, trainer.step_index])
+    trainer.sampler = Sampler(pack, seed=config.seed + trainer.step_index)
+    history = report.History(run_dir / "log.csv", keep=resume)
+    start, first = time.monotonic(), trainer.step_index
+    with report.Prefetch(
+        lambda: trainer.sampler.batch(config.batch_portraits, config.batch_simulated)
+    ) as batches:
+        while trainer.step_index < config.total_steps and time.monotonic() < end:
+            logs = trainer.step(batches.get(), random)
+            done = trainer.step_index
+            if done % 25 == 0:
+                rate = (done - first) / (time.monotonic() - start)
+                history.add(done, {k: float(v) for k, v in logs.items()} | {"steps_per_s": rate})
+            if done % config.sheet_every == 0:
+                report.sample_sheet(trainer, run_dir / "sheet.png")
+                history.plot(run_dir / "loss.png")
+            if done % config.checkpoint_every == 0:
+                checkpoint.save(trainer, run_dir, meta)
+    checkpoint.save(trainer, run_dir, meta)
+    report.sample_sheet(trainer, run_dir / "sheet.png")
+    return run_dir

@@ -1,0 +1,84 @@
+"""A small stand-in with the layers of the real head generator, for fast export tests."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+LATENT_DIM = 64
+NUM_LEVELS = 12
+
+
+class Block(nnx.Module):
+    """Nearest upsampling, 3x3 convolution, scale and shift from the latent, leaky relu."""
+
+    def __init__(self, num_in: int, num_out: int, num_style: int, *, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(num_in, num_out, (3, 3), padding="SAME", rngs=rngs)
+        self.style = nnx.Linear(num_style, 2 * num_out, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "h w c"], style: Float[Array, " s"]
+    ) -> Float[Array, "h2 w2 d"]:
+        x = jnp.repeat(jnp.repeat(x, 2, axis=0), 2, axis=1)
+        scale, shift = jnp.split(self.style(style), 2)
+        return jax.nn.leaky_relu(self.conv(x) * (1 + scale) + shift, 0.2)
+
+
+class StandIn(nnx.Module):
+    """Levels and latent in, BGR in [-1, 1] and alpha in [0, 1] out, one example."""
+
+    def __init__(self, *, num_channels: int = 128, rngs: nnx.Rngs):
+        num_style = 64
+        self.num_channels = num_channels
+        self.embed = nnx.Linear(LATENT_DIM + NUM_LEVELS, num_style, rngs=rngs)
+        self.points = nnx.Linear(NUM_LEVELS, 2 * 16, rngs=rngs)
+        self.start = nnx.Linear(num_style, 8 * 8 * num_channels, rngs=rngs)
+        widths = [num_channels + 16, num_channels, num_channels // 2, num_channels // 4]
+        self.blocks = nnx.List(
+            [
+                Block(a, b, num_style, rngs=rngs)
+                for a, b in zip(widths[:-1], widths[1:], strict=True)
+            ]
+        )
+        self.last = nnx.Conv(widths[-1], 16, (3, 3), padding="SAME", rngs=rngs)
+
+    def __call__(
+        self, levels: Int[Array, " n"], latent: Float[Array, " z"]
+    ) -> Float[Array, "128 128 4"]:
+        state = levels.astype(jnp.float32) / 8 - 1
+        style = jax.nn.leaky_relu(self.embed(jnp.concatenate([state, latent])), 0.2)
+        grid = (jnp.arange(8, dtype=jnp.float32) + 0.5) / 8
+        points = jax.nn.sigmoid(self.points(state)).reshape(16, 2)
+        gauss = jnp.exp(-((grid[None, :] - points[:, :1]) ** 2) / 0.02)
+        gauss_y = jnp.exp(-((grid[None, :] - points[:, 1:]) ** 2) / 0.02)
+        maps = (gauss_y.T[:, None, :] * gauss.T[None, :, :]).reshape(8, 8, 16)
+        x = self.start(style).reshape(8, 8, self.num_channels)
+        x = jnp.concatenate([jax.nn.leaky_relu(x, 0.2), maps], axis=-1)
+        for block in self.blocks:
+            x = block(x, style)
+        x = self.last(x).reshape(64, 64, 2, 2, 4).transpose(0, 2, 1, 3, 4).reshape(128, 128, 4)
+        return jnp.concatenate([jnp.tanh(x[..., :3]), jax.nn.sigmoid(x[..., 3:])], axis=-1)
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> StandIn:
+    """An untrained stand-in, always the same."""
+    return StandIn(num_channels=32, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="session")
+def latents() -> dict[str, np.ndarray]:
+    """A standard Gaussian of latents."""
+    return {"mean": np.zeros(LATENT_DIM, np.float32), "chol": np.eye(LATENT_DIM, dtype=np.float32)}
+
+
+@pytest.fixture(scope="session")
+def fp32_graph(stand_in: StandIn) -> Any:
+    """The stand-in's fp32 graph."""
+    from veilcam.export.graph import build_graph
+
+    return build_graph(stand_in, num_levels=NUM_LEVELS, num_latent=LATENT_DIM)

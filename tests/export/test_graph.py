@@ -1,0 +1,44 @@
+"""The exported graph computes what the module computes, in a form that quantizes."""
+
+from collections import Counter
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from veilcam.export.bundle import draw_feeds
+from veilcam.export.parity import paint
+
+
+def test_graph_paints_what_the_module_paints(
+    stand_in: Any, fp32_graph: Any, latents: dict[str, np.ndarray]
+) -> None:
+    for feed in draw_feeds(latents["mean"], latents["chol"], 4, seed=3):
+        exact = np.asarray(stand_in(jnp.asarray(feed["levels"][0]), jnp.asarray(feed["latent"][0])))
+        wanted = exact * [127.5, 127.5, 127.5, 255] + [127.5, 127.5, 127.5, 0]
+        assert np.abs(paint(fp32_graph, [feed])[0] - wanted).max() <= 0.51
+
+
+def test_graph_has_static_shapes_and_byte_output(fp32_graph: Any) -> None:
+    sides = (*fp32_graph.graph.input, *fp32_graph.graph.output)
+    got = {
+        v.name: (v.type.tensor_type.elem_type, [d.dim_value for d in v.type.tensor_type.shape.dim])
+        for v in sides
+    }
+    assert got == {"levels": (7, [1, 12]), "latent": (1, [1, 64]), "bgra": (2, [1, 128, 128, 4])}
+
+
+def test_no_transpose_stands_between_convolutions(fp32_graph: Any) -> None:
+    makers = {out: node for node in fp32_graph.graph.node for out in node.output}
+    convs = [node for node in fp32_graph.graph.node if node.op_type == "Conv"]
+    assert len(convs) == 4
+    assert all(len(node.input) == 3 for node in convs)
+    before = [makers[node.input[0]].op_type for node in convs]
+    assert before.count("Resize") >= 2
+    assert "Transpose" not in before[1:]
+
+
+def test_leaky_relu_and_shapes_are_folded(fp32_graph: Any) -> None:
+    ops = Counter(node.op_type for node in fp32_graph.graph.node)
+    assert ops["LeakyRelu"] >= 4
+    assert not {"Where", "GreaterOrEqual", "Shape", "Range", "Gather", "Einsum"} & set(ops)
