@@ -18,6 +18,7 @@ from veilcam.camera.track import Detection, OneEuro, Track, Tracker
 from veilcam.camera.types import Frame, Head, Scene
 
 NUM_MESH_HEADS = 4
+# the graph's flag is a probability already, so its sigmoid lies in 0.5-0.73
 _MIN_FLAG = 0.62
 _SURE_FLAG = 0.70
 _MAX_MESH_DRIFT = 0.6  # of box sizes: a mesh whose centre left the box is another thing
@@ -61,6 +62,15 @@ class Analyser:
         self._looks: dict[int, _Look] = {}
         self.frame_skin: dict[int, tuple[float, float, float]] = {}
 
+    def warm_up(self, size_hw: tuple[int, int]) -> None:
+        """Run all graphs once on an empty picture of the stream's size, so that memory is there."""
+        empty = np.zeros((*size_hw, 3), np.uint8)
+        for _ in range(2):
+            self._detector(empty)
+        self._detector.forget()
+        side = float(min(size_hw))
+        self._mesh(empty, (side / 2, side / 2), side, 0.0)
+
     def __call__(self, frame: Frame) -> Scene:
         """Every head of the frame, largest first, with heads that are held unseen."""
         size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
@@ -103,7 +113,8 @@ class Analyser:
         units = np.array([look.unit_px] * 3 + [_SIZE_UNIT_DEG] * 3)
         smooth = look.smooth(values / units, frame.time_s) * units
         names = tuple(look.expression)
-        scalars = look.smooth_expression(np.array([look.expression[n] for n in names]), frame.time_s)
+        wanted = np.array([look.expression[name] for name in names])
+        scalars = look.smooth_expression(wanted, frame.time_s)
         return Head(
             track_id=track.track_id,
             center_xy=(float(smooth[0]), float(smooth[1])),
@@ -126,9 +137,8 @@ class Analyser:
         """Update the look from the face mesh where it sees a face in the box; its probability."""
         x, y, w, h = box
         center = np.array([x + w / 2, y + h / 2])
-        mesh, flag = self._mesh(
-            frame.bgr, (float(center[0]), float(center[1])), BOX_FACTOR * max(w, h), _roll(landmarks)
-        )
+        middle = (float(center[0]), float(center[1]))
+        mesh, flag = self._mesh(frame.bgr, middle, BOX_FACTOR * max(w, h), _roll(landmarks))
         drift = np.abs(mesh[:, :2].mean(0) - center) / (w, h)
         if flag < _MIN_FLAG or not np.isfinite(mesh).all() or drift.max() > _MAX_MESH_DRIFT:
             return 0.0

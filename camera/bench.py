@@ -1,9 +1,6 @@
 """Added latency, stage by stage, of the product's own loop; memory, CPU share, peers, tuning."""
 
 import os
-import platform
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from jaxtyping import UInt8
 
 from veilcam.camera.errors import InputError
@@ -19,7 +15,7 @@ from veilcam.camera.loop import Loop, build_loop, percentiles
 from veilcam.camera.manifest import load_bundle
 from veilcam.camera.peers import load_peers, peer_backend
 from veilcam.camera.plot import draw_latency
-from veilcam.camera.profile import measure_generators, save_profile
+from veilcam.camera.profile import describe_device, measure_generators, peak_rss_mb, save_profile
 from veilcam.camera.profile import tune as tune_profile
 from veilcam.camera.session import load_profile
 from veilcam.camera.sink import open_sink
@@ -30,7 +26,6 @@ WARMUP_FRAMES = 10
 DEFAULT_FRAMES = 150
 MAX_COMPARE_FRAMES = 40
 DEMO_SIZE_HW = (720, 1280)
-_SETTINGS = ("execution_provider", "precision", "threads")
 
 
 class BenchSource:
@@ -113,7 +108,7 @@ def run_bench(
     profile = tuned or load_profile()
     num_frames = frames or DEFAULT_FRAMES
     main = _measure(source_spec, num_frames, bundle, profile, with_peers=False)
-    peak_rss_mb = _peak_rss_mb()  # before peers and the other precision are loaded
+    rss_mb = peak_rss_mb()  # before peers and the other precision are loaded
     result = {
         "input": {
             "source": source_spec,
@@ -121,12 +116,12 @@ def run_bench(
             "height": main.size_hw[0],
             "frames": main.num_frames,
         },
-        "device": _describe_device(profile),
+        "device": describe_device(profile),
         "latency_ms": _summary(main.timings),
         "fps_out": round(main.num_frames / main.wall_s, 2),
         "cpu_share": round(main.cpu_s / main.wall_s / (os.cpu_count() or 1), 3),
         "cpu_ms_per_frame": round(1e3 * main.cpu_s / main.num_frames, 2),
-        "peak_rss_mb": round(peak_rss_mb, 1),
+        "peak_rss_mb": round(rss_mb, 1),
         "startup_s": round(main.startup_s, 3),
         "generator": measure_generators(loaded, threads=_threads(profile)),
         "peers": {},
@@ -172,7 +167,9 @@ def _measure(
     finally:
         source.close()
     if done == 0:
-        raise InputError(f"{spec} ended in the warm-up, wanted > {WARMUP_FRAMES} frames; use a clip")
+        raise InputError(
+            f"{spec} ended in the warm-up, wanted > {WARMUP_FRAMES} frames; use a clip"
+        )
     return _Pass(
         timings=loop.timings,
         num_frames=done,
@@ -246,40 +243,8 @@ def _fit(bgr: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt8[np.
     return canvas
 
 
-def _peak_rss_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def _threads(profile: dict[str, Any] | None) -> int:
     return int((profile or {}).get("threads", 2))
-
-
-def _describe_device(profile: dict[str, Any] | None) -> dict[str, Any]:
-    """Processor and settings: figures mean nothing without them."""
-    model, flags = platform.processor() or platform.machine(), ""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = dict(
-            (part.strip() for part in line.split(":", 1))
-            for line in cpuinfo.read_text().splitlines()
-            if ":" in line
-        )
-        model, flags = lines.get("model name", model), lines.get("flags", "")
-    settings = {
-        "execution_provider": "CPUExecutionProvider",
-        "precision": "int8",
-        "threads": 2,
-    } | {k: v for k, v in (profile or {}).items() if k in _SETTINGS}
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "has_vnni": "vnni" in flags,
-        "load_average": round(os.getloadavg()[0], 2),
-        "onnxruntime": ort.__version__,
-        "opencv": cv2.__version__,
-        **settings,
-    }
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -294,7 +259,7 @@ def _save_png(path: Path, bgr: UInt8[np.ndarray, "h w 3"]) -> None:
     temporary = path.with_name(f".{path.name}.tmp.png")
     try:
         temporary.write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise InputError(
             f"plot {path} cannot be written ({error.strerror}); choose another --plot"

@@ -1,6 +1,6 @@
 """The command line. Sub-commands import what they need only when they run.
 
-Results go to stdout, everything else to stderr. Exit 0 ok, 1 our fault, 2 bad input, 130 interrupted.
+Results go to stdout, all else to stderr. Exit 0 ok, 1 our fault, 2 bad input, 130 interrupted.
 """
 
 import importlib
@@ -19,7 +19,9 @@ import click
 from veilcam.camera.errors import ConfigError, VeilcamError
 
 _log = logging.getLogger(__name__)
-_JSON = click.option("--json/--no-json", "as_json", default=False, help="One JSON object on stdout.")
+_JSON = click.option(
+    "--json/--no-json", "as_json", default=False, help="One JSON object on stdout."
+)
 _BUNDLE = click.option(
     "--bundle", type=click.Path(path_type=Path), default=None, help="Weights; default: built in."
 )
@@ -96,9 +98,7 @@ def bench(
     """Measure added latency, stage by stage, on SOURCE."""
     from veilcam.camera.bench import format_table, run_bench
 
-    result = run_bench(
-        source, compare=compare, tune=tune, frames=frames, bundle=bundle, plot=plot
-    )
+    result = run_bench(source, compare=compare, tune=tune, frames=frames, bundle=bundle, plot=plot)
     _emit(result, as_json, format_table)
 
 
@@ -152,7 +152,8 @@ def train(
 
 
 @cli.group(
-    epilog="\b\nExamples:\n  veilcam bundle show face.veil --json\n  veilcam bundle verify face.veil"
+    epilog="\b\nExamples:\n  veilcam bundle show face.veil --json\n"
+    "  veilcam bundle verify face.veil"
 )
 def bundle() -> None:
     """Look into a bundle of weights."""
@@ -167,9 +168,7 @@ def show(path: Path, as_json: bool) -> None:
     """Show code, training promise, data and files of the bundle at PATH."""
     from veilcam.camera.manifest import load_bundle
 
-    manifest = load_bundle(path).manifest
-    keys = ("mode", "name", "code", "training", "data", "files")
-    _emit({key: manifest.get(key) for key in keys} | manifest, as_json, _as_lines)
+    _emit(load_bundle(path).describe(), as_json, _as_lines)
 
 
 @bundle.command(
@@ -182,7 +181,7 @@ def verify(path: Path, as_json: bool) -> None:
     """Check hashes, schema and shapes of the bundle at PATH."""
     from veilcam.camera.manifest import load_bundle
 
-    name = load_bundle(path).manifest.get("name", path.name)
+    name = load_bundle(path).manifest["name"]
     _emit({"ok": True, "name": name}, as_json, lambda _: f"{path}: hashes and shapes match")
 
 
@@ -211,8 +210,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def call(argv: list[str]) -> int:
-    """Runs one command; the exit code comes back. Unexpected faults never show their message:
-    it could hold pixels or file names.
+    """Runs one command; the exit code comes back.
+
+    Unexpected faults never show their message: it could hold pixels or file names.
     """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # one clear line is ours to say
     try:

@@ -1,11 +1,14 @@
 """The code: the few typed, quantized, counted bits by which a person's pixels reach the output."""
 
+import secrets
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
+from veilcam.camera.expression import ExpressionScale
+from veilcam.camera.light import DEFAULT_SKIN_BGR
 from veilcam.camera.types import Codes, Head, HeadCode, Scene
 
 
@@ -34,7 +37,7 @@ class Field:
     def quantize(self, value: float) -> int:
         """Level of a value, clipped into the range; NaN gives the middle level.
 
-        >>> Field(name="yaw", low=-60, high=60, bits=5).quantize(-100)
+        >>> Field(name="yaw", low=-60.0, high=60.0, bits=5).quantize(-100)
         0
         """
         if not np.isfinite(value):
@@ -48,8 +51,8 @@ class Field:
 
 # Units: degrees; eye distances of the head model; eye widths for gaze; log2 brightness for light.
 HEAD_FIELDS = (
-    Field(name="yaw", low=-60, high=60, bits=5),
-    Field(name="pitch", low=-32, high=32, bits=4),
+    Field(name="yaw", low=-60.0, high=60.0, bits=5),
+    Field(name="pitch", low=-32.0, high=32.0, bits=4),
     Field(name="mouth_open", low=0.0, high=0.40, bits=3),
     Field(name="mouth_wide", low=0.66, high=1.10, bits=3),
     Field(name="smile", low=-0.03, high=0.17, bits=3),
@@ -76,11 +79,60 @@ def dequantize_constants() -> tuple[Float32[np.ndarray, " f"], Float32[np.ndarra
     return low, step
 
 
+# Smoothing happens after rounding, so it can only lose information; value: weight of a new frame.
+_PLACE_WEIGHT = 0.5
+_VALUE_WEIGHT = 0.55
+_FAST_WEIGHT = 0.8
+_FAST_FIELDS = ("eyelid_left", "eyelid_right", "mouth_open")
+_HYSTERESIS = 0.2  # a level is left only when the value is this many steps outside of it
+
+
+class _TrackCode:
+    """What the encoder remembers of one track: its latent, last levels and smoothed code."""
+
+    def __init__(self, latent: Float32[np.ndarray, " z"]) -> None:
+        self.latent = latent
+        self.scale = ExpressionScale()
+        self.levels: tuple[int, ...] | None = None
+        self.values: Float32[np.ndarray, " f"] | None = None
+        self.place: Float32[np.ndarray, " 4"] | None = None
+
+    def quantize(self, values: dict[str, float]) -> tuple[int, ...]:
+        levels = []
+        for index, field in enumerate(HEAD_FIELDS):
+            value = values.get(field.name, 0.0)
+            level = field.quantize(value)
+            if self.levels is not None and np.isfinite(value):
+                last = self.levels[index]
+                if abs(value - field.dequantize(last)) < (0.5 + _HYSTERESIS) * field.step:
+                    level = last
+            levels.append(level)
+        self.levels = tuple(levels)
+        return self.levels
+
+    def smooth(
+        self, levels: tuple[int, ...], place: Float32[np.ndarray, " 4"]
+    ) -> tuple[Float32[np.ndarray, " f"], Float32[np.ndarray, " 4"]]:
+        fresh = np.array(
+            [f.dequantize(level) for f, level in zip(HEAD_FIELDS, levels, strict=True)], np.float32
+        )
+        if self.values is None or self.place is None:
+            self.values, self.place = fresh, place
+        weight = np.array(
+            [_FAST_WEIGHT if f.name in _FAST_FIELDS else _VALUE_WEIGHT for f in HEAD_FIELDS],
+            np.float32,
+        )
+        self.values = self.values + weight * (fresh - self.values)
+        self.place = self.place + np.float32(_PLACE_WEIGHT) * (place - self.place)
+        return self.values, self.place
+
+
 class Encoder:
     """Turns scenes into codes and remembers each track's secret latent.
 
-    The latent is drawn once per track from the latents' Gaussian by an operating-system random
-    generator that cannot be seeded from outside: fresh noise in each frame would average out.
+    The latent is drawn once per track from the latents' Gaussian by a generator seeded from the
+    operating system, which nothing can fix from outside: fresh noise in each frame would average
+    out.
 
     Args:
         mean: Mean of the latents, (z,).
@@ -93,39 +145,53 @@ class Encoder:
         mean: Float32[np.ndarray, " z"],
         chol: Float32[np.ndarray, "z z"],
         *,
-        truncation: float = 0.8,
+        truncation: float = 0.75,
     ) -> None:
         self._mean = mean.astype(np.float32)
         self._chol = chol.astype(np.float32)
         self._truncation = truncation
-        self._random = np.random.default_rng()  # entropy from the operating system
-        self._latents: dict[int, Float32[np.ndarray, " z"]] = {}
+        self._random = np.random.default_rng(secrets.randbits(128))
+        self._tracks: dict[int, _TrackCode] = {}
 
     def encode(self, scene: Scene, skin_bgr: dict[int, tuple[float, float, float]]) -> Codes:
         """The code of one frame; `skin_bgr` holds the measured skin colour of each track."""
         present = {head.track_id for head in scene.heads}
-        self._latents = {k: v for k, v in self._latents.items() if k in present}
+        self._tracks = {k: v for k, v in self._tracks.items() if k in present}
         heads = tuple(self._encode_head(h, skin_bgr.get(h.track_id)) for h in scene.heads)
         return Codes(size_hw=scene.size_hw, heads=heads, blank_reason=scene.blank_reason)
 
     def _encode_head(self, head: Head, skin: tuple[float, float, float] | None) -> HeadCode:
-        values = {"yaw": head.yaw_deg, "pitch": head.pitch_deg, **head.expression}
-        levels = tuple(field.quantize(values.get(field.name, 0.0)) for field in HEAD_FIELDS)
-        if head.track_id not in self._latents:
+        track = self._tracks.get(head.track_id)
+        if track is None:
             noise = self._random.standard_normal(self._mean.shape[0]).astype(np.float32)
-            self._latents[head.track_id] = self._mean + self._truncation * (self._chol @ noise)
+            track = _TrackCode(self._mean + self._truncation * (self._chol @ noise))
+            self._tracks[head.track_id] = track
+        levels = track.quantize(
+            {"yaw": head.yaw_deg, "pitch": head.pitch_deg, **track.scale(head.expression)}
+        )
+        rounded = np.array(
+            [
+                _round(head.center_xy[0], POSITION_STEP_PX),
+                _round(head.center_xy[1], POSITION_STEP_PX),
+                max(_round(head.size_px, SIZE_STEP_PX), SIZE_STEP_PX),
+                _round(head.roll_deg, ROLL_STEP_DEG),
+            ],
+            np.float32,
+        )
+        values, place = track.smooth(levels, rounded)
         skin_step = 256 / 2**SKIN_BITS_PER_CHANNEL
         blue, green, red = (
             min(float(np.floor(c / skin_step) * skin_step + skin_step / 2), 255.0)
-            for c in (skin or (120.0, 140.0, 180.0))
+            for c in (skin or DEFAULT_SKIN_BGR)
         )
         return HeadCode(
             track_id=head.track_id,
             levels=levels,
-            latent=self._latents[head.track_id],
-            center_xy=(_round(head.center_xy[0], POSITION_STEP_PX), _round(head.center_xy[1], POSITION_STEP_PX)),
-            size_px=max(_round(head.size_px, SIZE_STEP_PX), SIZE_STEP_PX),
-            roll_deg=_round(head.roll_deg, ROLL_STEP_DEG),
+            values=values,
+            latent=track.latent,
+            center_xy=(float(place[0]), float(place[1])),
+            size_px=float(place[2]),
+            roll_deg=float(place[3]),
             skin_bgr=(blue, green, red),
             hull_xy=head.hull_xy,
         )

@@ -121,8 +121,8 @@ def _background(
     outside = _outside(hole)
     known = cv2.resize(outside, small_wh, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     # with 0 in the hole, the area mean is colour x share of known pixels
-    colour = cv2.resize(_blanked(region, hole), small_wh, interpolation=cv2.INTER_AREA).astype(np.float32)
-    fill = np.clip(_pull_push(colour, known), 0, 255).astype(np.uint8)
+    colour = cv2.resize(_blanked(region, hole), small_wh, interpolation=cv2.INTER_AREA)
+    fill = np.clip(_pull_push(colour.astype(np.float32), known), 0, 255).astype(np.uint8)
     return np.asarray(cv2.resize(fill, (width, height), interpolation=cv2.INTER_LINEAR))
 
 

@@ -62,7 +62,9 @@ def check_providers() -> Check:
     names = onnxruntime.get_available_providers()
     got = f"onnxruntime {onnxruntime.__version__}: {', '.join(names)}"
     if "CPUExecutionProvider" not in names:
-        return Check("providers", "fail", got, "reinstall onnxruntime: rm -r .venv; ./scripts/setup")
+        return Check(
+            "providers", "fail", got, "reinstall onnxruntime: rm -r .venv; ./scripts/setup"
+        )
     return Check("providers", "ok", got)
 
 
@@ -100,20 +102,12 @@ def check_bundle(path: Path | None = None) -> Check:
     """Whether the weights are there, unchanged and of the right shape."""
     from veilcam.camera.manifest import load_bundle
 
-    where = path or default_bundle()
     try:
-        manifest = load_bundle(where).manifest
+        found = load_bundle(path)
     except VeilcamError as error:
         cure = "check out the file again (git checkout camera/assets) or export the bundle anew"
         return Check("bundle", "fail", str(error), cure)
-    return Check("bundle", "ok", f"{manifest.get('name', where.name)}: hashes and shapes match")
-
-
-def default_bundle() -> Path:
-    """Path of the bundle that ships with the package."""
-    from importlib.resources import files
-
-    return Path(str(files("veilcam.camera.assets") / "face.veil"))
+    return Check("bundle", "ok", f"{found.path.name}: hashes and shapes match")
 
 
 def examine(bundle: Path | None = None) -> list[Check]:

@@ -15,7 +15,7 @@ class FaceMesh:
     """Runs the face mesh on roll-aligned crops.
 
     Args:
-        model: Path of the ONNX file (1x192x192x3 RGB 0-1 -> 1404, face flag logit).
+        model: Path of the ONNX file (1x192x192x3 RGB 0-1 -> 1404, face probability).
         threads: Threads of the session.
     """
 
@@ -52,7 +52,7 @@ class FaceMesh:
         out = np.empty_like(points)
         out[:, :2] = points[:, :2] @ back[:, :2].T + back[:, 2]
         out[:, 2] = points[:, 2] * (side_px / INPUT_PX)
-        return out, float(1 / (1 + np.exp(-float(flag.reshape(-1)[0]))))
+        return out, float(flag.reshape(-1)[0])
 
 
 def similarity(

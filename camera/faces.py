@@ -11,22 +11,26 @@ from jaxtyping import UInt8
 from veilcam.camera.errors import GraphError
 from veilcam.camera.track import KEEP_TRACK_SCORE, Detection, box_iou
 
+WHOLE_AREA_PX = 340_000  # frames up to this are searched whole in full resolution, without tiles
 COARSE_AREA_PX = 480 * 270
 FINE_AREA_PX = 960 * 540
 TILE_HW = (270, 320)
 _OVERLAP_PX = 48
+_TILES_AFTER_CUT = 4  # per frame, until all were searched
 _MIN_CUT_LEVELS = 18.0  # mean change of a thumbnail that counts as another scene
 _MAX_FACES = 64
 _STRIDES = (8, 16, 32)
-_OUTPUTS = tuple(f"{name}_{stride}" for stride in _STRIDES for name in ("cls", "obj", "bbox", "kps"))
+_HEADS = ("cls", "obj", "bbox", "kps")
+_OUTPUTS = tuple(f"{name}_{stride}" for stride in _STRIDES for name in _HEADS)
 
 
 class FaceDetector:
     """Finds faces at two scales within a steady budget.
 
-    Each frame is searched whole at about 480x270 and in one tile at up to 960x540. The tiles walk
-    over the frame in turns, and in every other frame go to a place of doubt instead. The first
-    frame and each new scene are searched whole at both scales.
+    A frame of up to 640x480 is searched whole as it is. A larger one is searched whole at about
+    480x270 and in one tile at up to 960x540. The tiles walk over the frame in turns, and in every
+    other frame go to a place of doubt instead. The first frame is searched whole at both scales;
+    after a cut to a new scene that is spread over a few frames, to keep the time of each steady.
 
     Args:
         model: Path of the YuNet ONNX file, with free height and width.
@@ -45,6 +49,7 @@ class FaceDetector:
         self._pool = ThreadPoolExecutor(1, "veilcam-faces")
         self._size_hw: tuple[int, int] | None = None
         self._turn = 0
+        self._urgent: list[tuple[int, int]] = []
         self._thumbnail: np.ndarray | None = None
 
     def __call__(
@@ -68,11 +73,16 @@ class FaceDetector:
             found += tile.result()
         return _merge(found)
 
+    def forget(self) -> None:
+        """Take the next frame for the first one."""
+        self._size_hw = None
+
     def _prepare(self, height: int, width: int) -> None:
         self._size_hw = (height, width)
-        self._coarse_wh = _fit(width, height, COARSE_AREA_PX)
+        is_small = width * height <= WHOLE_AREA_PX
+        self._coarse_wh = _fit(width, height, WHOLE_AREA_PX if is_small else COARSE_AREA_PX)
         self._fine_wh = _fit(width, height, FINE_AREA_PX)
-        self._thumbnail, self._turn = None, 0
+        self._thumbnail, self._turn, self._urgent = None, 0, []
         fine_w, fine_h = self._fine_wh
         self._tile_wh = (min(TILE_HW[1], fine_w), min(TILE_HW[0], fine_h))
         is_finer = fine_w * fine_h > 1.2 * self._coarse_wh[0] * self._coarse_wh[1]
@@ -86,8 +96,17 @@ class FaceDetector:
     def _corners(
         self, is_new_scene: bool, doubt_xy: tuple[tuple[float, float], ...]
     ) -> list[tuple[int, int]]:
-        if is_new_scene or not self._tiles:
-            return self._tiles
+        if not self._tiles:
+            return []
+        if is_new_scene:
+            is_first = not self._turn
+            self._turn, self._urgent = 1, list(self._tiles)
+            if is_first:
+                self._urgent = []
+                return self._tiles
+        if self._urgent:
+            now, self._urgent = self._urgent[:_TILES_AFTER_CUT], self._urgent[_TILES_AFTER_CUT:]
+            return now
         self._turn += 1
         if doubt_xy and self._turn % 2:
             assert self._size_hw is not None

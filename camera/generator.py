@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
+from veilcam.camera.code import dequantize_constants
 from veilcam.camera.errors import ConfigError, GraphError
-from veilcam.camera.manifest import PATCH_PX, Bundle, Precision
+from veilcam.camera.manifest import PATCH_PX, Bundle, CodeInput, Precision
 from veilcam.camera.types import Codes, HeadCode, Patches
 
 _log = logging.getLogger(__name__)
@@ -48,10 +49,12 @@ class Generator:
             bundle.graph_bytes(precision), threads, execution_provider, f"{precision}.onnx"
         )
         _check_io(self._session, bundle)
-        self._num_levels = bundle.manifest["inputs"]["levels"]["shape"][1]
-        self._num_latent = bundle.manifest["inputs"]["latent"]["shape"][1]
+        inputs = bundle.manifest["inputs"]
+        self.code_input: CodeInput = "values" if "values" in inputs else "levels"
+        self._num_levels = inputs[self.code_input]["shape"][1]
+        self._num_latent = inputs["latent"]["shape"][1]
         for _ in range(WARMUP_ITERATIONS):  # the first runs allocate and pack weights
-            self.paint(np.zeros(self._num_levels, np.int64), bundle.mean)
+            self.paint(self.to_code(np.zeros(self._num_levels, np.int64)), bundle.mean)
         _log.info(
             "generator: %s on %s, %d threads, bundle %s",
             precision,
@@ -69,20 +72,33 @@ class Generator:
         return Patches(bgra=tuple(self._paint_head(head) for head in codes.heads))
 
     def _paint_head(self, head: HeadCode) -> UInt8[np.ndarray, "p p 4"]:
+        if self.code_input == "values":
+            return self.paint(head.values, head.latent)
         return self.paint(np.asarray(head.levels, np.int64), head.latent)
 
+    def to_code(self, levels: Int64[np.ndarray, " f"]) -> np.ndarray:
+        """Levels (f,) as this bundle's graph takes them: as they are, or in the fields' units."""
+        if self.code_input == "levels":
+            return levels
+        low, step = dequantize_constants()
+        return np.asarray(low + (levels + 0.5) * step, np.float32)
+
     def paint(
-        self, levels: np.ndarray, latent: Float32[np.ndarray, " z"]
+        self, code: np.ndarray, latent: Float32[np.ndarray, " z"]
     ) -> UInt8[np.ndarray, "p p 4"]:
-        """The BGRA patch, straight alpha, of one code: levels (f,) and latent (z,)."""
-        if levels.shape != (self._num_levels,) or latent.shape != (self._num_latent,):
+        """The BGRA patch, straight alpha, of one code: `code_input` (f,) and latent (z,)."""
+        if code.shape != (self._num_levels,) or latent.shape != (self._num_latent,):
             raise GraphError(
-                f"code has shapes {levels.shape} and {latent.shape}, wanted"
+                f"code has shapes {code.shape} and {latent.shape}, wanted"
                 f" ({self._num_levels},) and ({self._num_latent},); use codes of this bundle"
             )
-        if not np.isfinite(latent).all():
-            raise GraphError("latent is not finite, wanted finite numbers; start a new track")
-        feed = {"levels": levels[None], "latent": latent.astype(np.float32, copy=False)[None]}
+        if not (np.isfinite(latent).all() and np.isfinite(code).all()):
+            raise GraphError("code or latent is not finite, wanted numbers; start a new track")
+        dtype = np.int64 if self.code_input == "levels" else np.float32
+        feed = {
+            self.code_input: code.astype(dtype, copy=False)[None],
+            "latent": latent.astype(np.float32, copy=False)[None],
+        }
         try:
             (bgra,) = self._session.run(["bgra"], feed)
         except Exception as error:  # onnxruntime's own exceptions share no public base

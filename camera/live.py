@@ -19,6 +19,7 @@ from veilcam.camera.types import Frame
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
+_SILENCE_S = 0.5  # after this the loop shows a blank instead of a picture that stands still
 _REOPEN_S = 10.0
 
 
@@ -54,9 +55,7 @@ class LiveSource:
 
     is_live = True
 
-    def __init__(
-        self, open_grabber: Callable[[], Grabber], *, reopen_s: float = _REOPEN_S
-    ) -> None:
+    def __init__(self, open_grabber: Callable[[], Grabber], *, reopen_s: float = _REOPEN_S) -> None:
         self._open = open_grabber
         self._reopen_s = reopen_s
         self._grabber = open_grabber()
@@ -122,14 +121,18 @@ class LiveSource:
                 self._stop.wait(0.5)
 
     def read(self) -> Frame | None:
-        """Newest frame not read yet; waits for one. Raises SourceError where none comes."""
-        wait_s = self._reopen_s + _TIMEOUT_S
+        """Newest frame not read yet; waits for one.
+
+        Raises:
+            SourceError: None came for a while (reading again may work), or the device is lost.
+        """
+        wait_s = max(_SILENCE_S, 3.0 / self.fps)
         with self._changed:
             self._changed.wait_for(lambda: self._slot or self._error or self._stop.is_set(), wait_s)
             frame, self._slot = self._slot, None
             if frame is None and not self._stop.is_set():
                 raise self._error or SourceError(
-                    f"{self._grabber.name} gave no picture for {wait_s:.0f} s; check the cable"
+                    f"{self._grabber.name} gave no picture for {wait_s:.1f} s; check the cable"
                 )
             return frame
 
@@ -146,7 +149,7 @@ class _Webcam:
         self.name = f"camera {number}"
         self._capture = capture
         # MJPG first: uncompressed 720p does not fit USB 2 at 30 fps, and size follows format.
-        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, 1280)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, 720)
         capture.set(cv2.CAP_PROP_FPS, 30)

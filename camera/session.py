@@ -93,9 +93,9 @@ def _interrupt_stops(source: StoppableSource) -> Iterator[None]:
 def _check_not_same(source_spec: str, sink_spec: str) -> None:
     target = Path(sink_spec.partition(":")[2])
     origin = demo_clip() if source_spec == "demo" else Path(source_spec)
-    if sink_spec.startswith("file:") and origin.exists() and target.exists():
-        if origin.samefile(target):
-            raise SinkError(f"{target} is the source itself; give another output name")
+    is_both_there = sink_spec.startswith("file:") and origin.exists() and target.exists()
+    if is_both_there and origin.samefile(target):
+        raise SinkError(f"{target} is the source itself; give another output name")
 
 
 def run_session(

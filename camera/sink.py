@@ -141,7 +141,7 @@ class VirtualSink:
 
 
 def require_safe(frame: SafeFrame) -> SafeFrame:
-    """The same frame. Raises TypeError for anything but a SafeFrame, also where mypy did not look."""
+    """The same frame. Raises TypeError for anything else, where mypy did not look."""
     if not isinstance(frame, SafeFrame):
         raise TypeError(f"a sink takes SafeFrame only, got {type(frame).__name__}")
     return frame

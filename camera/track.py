@@ -1,4 +1,4 @@
-"""Face detections over time: a compact Kalman/IoU tracker that would rather hold than lose a face."""
+"""Face detections over time: a compact Kalman tracker that rather holds than loses a face."""
 
 from dataclasses import dataclass, field
 
@@ -204,7 +204,7 @@ def box_iou(
 ) -> float:
     """Intersection over union of two boxes (left, top, width, height).
 
-    >>> box_iou((0, 0, 2, 2), (1, 0, 2, 2))
+    >>> box_iou((0.0, 0.0, 2.0, 2.0), (1.0, 0.0, 2.0, 2.0))
     0.3333333333333333
     """
     w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])

@@ -76,14 +76,16 @@ class HeadCode:
     Attributes:
         track_id: Track the code belongs to.
         levels: Quantized dynamic fields, one small integer each, in `code.HEAD_FIELDS` order.
+        values: The levels in their own units, smoothed over time after quantization.
         latent: The track's secret noise, drawn once per track.
-        center_xy, size_px, roll_deg: Placement, rounded to the code's steps.
+        center_xy, size_px, roll_deg: Placement, rounded to the code's steps, then smoothed.
         skin_bgr: Quantized colour that the stand-in's skin is matched to.
         hull_xy: Region to blank, dilated outward, frame pixels.
     """
 
     track_id: int
     levels: tuple[int, ...]
+    values: Float32[np.ndarray, " f"]
     latent: Float32[np.ndarray, " z"]
     center_xy: tuple[float, float]
     size_px: float

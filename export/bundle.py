@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from veilcam.camera.code import HEAD_FIELDS
+from veilcam.camera.code import HEAD_FIELDS, dequantize_constants
 from veilcam.camera.errors import InputError
-from veilcam.camera.manifest import SCHEMA_VERSION, code_spec, io_spec, load_bundle
+from veilcam.camera.manifest import SCHEMA_VERSION, CodeInput, code_spec, io_spec, load_bundle
 from veilcam.export.graph import GenerateFn, build_graph
 from veilcam.export.parity import ParityReport, check_parity
 from veilcam.export.quantize import Feed, QuantizationReport, make_feeds, quantize_graph
@@ -25,7 +24,13 @@ NUM_PARITY_CODES = 48
 
 
 def draw_feeds(
-    mean: np.ndarray, chol: np.ndarray, num_codes: int, *, seed: int, truncation: float = 0.8
+    mean: np.ndarray,
+    chol: np.ndarray,
+    num_codes: int,
+    *,
+    seed: int,
+    truncation: float = 0.8,
+    code_input: CodeInput = "levels",
 ) -> list[Feed]:
     """Codes as the loop will send them: any level of every field, latents of the Gaussian.
 
@@ -38,10 +43,16 @@ def draw_feeds(
     unit[: num_codes // 2] = random.beta(4, 4, (num_codes // 2, len(tops)))
     levels = np.minimum((unit * tops).astype(np.int64), tops - 1)
     noise = random.standard_normal((num_codes, mean.shape[0])).astype(np.float32)
-    return make_feeds(levels, (mean + truncation * noise @ chol.T).astype(np.float32))
+    latents = (mean + truncation * noise @ chol.T).astype(np.float32)
+    if code_input == "levels":
+        return make_feeds(levels, latents)
+    low, step = dequantize_constants()
+    return make_feeds((low + (levels + 0.5) * step).astype(np.float32), latents, code_input)
 
 
-def export_run(run_dir: Path, target: Path, *, name: str = "face") -> dict[str, Any]:
+def export_run(
+    run_dir: Path, target: Path, *, name: str = "face", code_input: CodeInput = "levels"
+) -> dict[str, Any]:
     """Export a training run to the bundle `target` and return its manifest.
 
     Raises:
@@ -51,7 +62,8 @@ def export_run(run_dir: Path, target: Path, *, name: str = "face") -> dict[str, 
     from veilcam.model.checkpoint import load_generator
 
     generator, meta, latents = load_generator(run_dir)
-    return export_generator(generator, meta, latents, target, name=name)
+    paint = generator if code_input == "levels" else generator.paint
+    return export_generator(paint, meta, latents, target, name=name, code_input=code_input)
 
 
 def export_generator(
@@ -61,17 +73,24 @@ def export_generator(
     target: Path,
     *,
     name: str = "face",
+    code_input: CodeInput = "levels",
 ) -> dict[str, Any]:
     """As `export_run`, for a generator in memory."""
     _check_target(target)
     mean = np.asarray(latents["mean"], np.float32)
     chol = np.asarray(latents["chol"], np.float32)
-    fp32 = build_graph(generator, num_levels=len(HEAD_FIELDS), num_latent=mean.shape[0])
-    int8, quantization = quantize_graph(
-        fp32, draw_feeds(mean, chol, NUM_CALIBRATION_CODES, seed=0)
+    num_latent = mean.shape[0]
+    fp32 = build_graph(
+        generator, num_levels=len(HEAD_FIELDS), num_latent=num_latent, code_input=code_input
     )
-    parity = check_parity(fp32, int8, draw_feeds(mean, chol, NUM_PARITY_CODES, seed=1))
-    head = _manifest_head(name, meta, mean.shape[0], quantization, parity)
+    seen = draw_feeds(mean, chol, NUM_CALIBRATION_CODES, seed=0, code_input=code_input)
+    unseen = draw_feeds(mean, chol, NUM_PARITY_CODES, seed=1, code_input=code_input)
+    int8, quantization = quantize_graph(fp32, seen)
+    parity = check_parity(fp32, int8, unseen)
+    head = {
+        **_manifest_head(name, meta, quantization, parity),
+        **io_spec(num_latent, code_input),
+    }
     return _write_bundle(target, head, {"fp32": fp32, "int8": int8}, mean, chol)
 
 
@@ -85,7 +104,6 @@ def _check_target(target: Path) -> None:
 def _manifest_head(
     name: str,
     meta: dict[str, Any],
-    num_latent: int,
     quantization: QuantizationReport,
     parity: ParityReport,
 ) -> dict[str, Any]:
@@ -95,7 +113,6 @@ def _manifest_head(
         "name": name,
         "mode": "face",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **io_spec(num_latent),
         "code": code_spec(),
         "training": None,  # no private data was used, so there is nothing to promise
         "run": {k: v for k, v in meta.items() if k != "data"},
@@ -140,8 +157,8 @@ def _put_in_place(folder: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        os.replace(target, old)
-    os.replace(folder, target)
+        target.replace(old)
+    folder.replace(target)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -158,7 +175,7 @@ def write_pins(assets: Path) -> dict[str, dict[str, str]]:
     }
     temporary = assets / ".pins.json.tmp"
     temporary.write_text(json.dumps(pins, indent=1) + "\n")
-    os.replace(temporary, assets / "pins.json")
+    temporary.replace(assets / "pins.json")
     return pins
 
 

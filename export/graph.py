@@ -3,22 +3,23 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime as ort
-from jax2onnx import to_onnx
 from jax.extend.core import jaxpr_as_fun
-from jaxtyping import Array, Float, Int
+from jax2onnx import to_onnx
 from onnx import ModelProto, TensorProto, helper
 
+from veilcam.camera.manifest import CodeInput
 from veilcam.export.rewrite import rewrite
 
 OPSET = 21
 IR_VERSION = 10
-GenerateFn = Callable[[Int[Array, " n"], Float[Array, " z"]], Float[Array, "h w 4"]]
+GenerateFn = Callable[[Any, Any], Any]  # one example: code (n,), latent (z,) -> (h, w, 4)
 
 
 def _as_bytes(generate: GenerateFn) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -60,13 +61,19 @@ def _widen_levels(model: ModelProto) -> None:
         for i, name in enumerate(node.input):
             if name == "levels":
                 node.input[i] = "levels_int32"
-    cast = helper.make_node("Cast", ["levels"], ["levels_int32"], "levels_cast", to=TensorProto.INT32)
+    cast = helper.make_node("Cast", ["levels"], ["levels_int32"], "cast", to=TensorProto.INT32)
     graph.node.insert(0, cast)
     entry = next(v for v in graph.input if v.name == "levels")
     entry.type.tensor_type.elem_type = TensorProto.INT64
 
 
-def build_graph(generate: GenerateFn, *, num_levels: int, num_latent: int) -> ModelProto:
+def build_graph(
+    generate: GenerateFn,
+    *,
+    num_levels: int,
+    num_latent: int,
+    code_input: CodeInput = "levels",
+) -> ModelProto:
     """The fp32 graph `levels` int64 (1, n), `latent` float32 (1, z) -> `bgra` uint8 (1, h, w, 4).
 
     The function is traced before jax2onnx sees it: its layer patches know no `vmap`.
@@ -76,10 +83,12 @@ def build_graph(generate: GenerateFn, *, num_levels: int, num_latent: int) -> Mo
             and alpha in [0, 1].
         num_levels: Number of quantized dynamic fields n.
         num_latent: Length z of the latent.
+        code_input: `values` makes a graph whose first input is float32: the fields in their units.
     """
+    code_dtype = jnp.int32 if code_input == "levels" else jnp.float32
     specs = [
-        jax.ShapeDtypeStruct((1, num_levels), jnp.int32),
-        jax.ShapeDtypeStruct((1, num_latent), jnp.float32),
+        jax.ShapeDtypeStruct((1, num_levels), code_dtype),  # type: ignore[no-untyped-call]
+        jax.ShapeDtypeStruct((1, num_latent), jnp.float32),  # type: ignore[no-untyped-call]
     ]
     traced = jaxpr_as_fun(jax.make_jaxpr(_as_bytes(generate))(*specs))
     model = to_onnx(
@@ -87,10 +96,11 @@ def build_graph(generate: GenerateFn, *, num_levels: int, num_latent: int) -> Mo
         specs,
         model_name="veilcam_head",
         opset=OPSET,
-        input_names=["levels", "latent"],
+        input_names=[code_input, "latent"],
         output_names=["bgra"],
     )
-    _widen_levels(model)
+    if code_input == "levels":
+        _widen_levels(model)
     folded = _optimize(model, keep_transposes=True)
     clean = _optimize(rewrite(folded), keep_transposes=False)
     clean.ir_version = IR_VERSION

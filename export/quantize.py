@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from onnx import ModelProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -25,6 +25,8 @@ from onnxruntime.quantization.qdq_loss_debug import (
     modify_model_output_intermediate_tensors,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from veilcam.camera.manifest import CodeInput
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +46,12 @@ class QuantizationReport:
 
 
 def make_feeds(
-    levels: Int64[np.ndarray, "n f"], latents: Float32[np.ndarray, "n z"]
+    codes: np.ndarray, latents: Float32[np.ndarray, "n z"], code_input: CodeInput = "levels"
 ) -> list[Feed]:
-    """One feed of the graph for each code."""
+    """One feed of the graph for each code (n, f), integer levels or values in their units."""
     return [
-        {"levels": level[None].astype(np.int64), "latent": latent[None].astype(np.float32)}
-        for level, latent in zip(levels, latents, strict=True)
+        {code_input: code[None], "latent": latent[None].astype(np.float32)}
+        for code, latent in zip(codes, latents, strict=True)
     ]
 
 
@@ -85,8 +87,7 @@ def _quantize(source: Path, target: Path, feeds: Sequence[Feed], excluded: Seque
 
 
 def measure_sqnr(fp32: Path, int8: Path, feeds: Sequence[Feed]) -> dict[str, float]:
-    """Signal to quantization noise in dB of every quantized activation, all layers before it
-    quantized too."""
+    """Signal to quantization noise in dB of each activation, with all layers before it in int8."""
     collected: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for path in (fp32, int8):
@@ -104,8 +105,9 @@ def measure_sqnr(fp32: Path, int8: Path, feeds: Sequence[Feed]) -> dict[str, flo
 
 def _worst_convs(model: ModelProto, sqnr_db: dict[str, float], floor_db: float) -> list[str]:
     """Names of Conv nodes whose output falls below the floor, worst first."""
-    made = {out: node.name for node in model.graph.node for out in node.output if
-            node.op_type == "Conv"}
+    made = {
+        out: node.name for node in model.graph.node for out in node.output if node.op_type == "Conv"
+    }
     low = sorted((db, made[name]) for name, db in sqnr_db.items() if name in made)
     return [name for db, name in low if db < floor_db]
 
@@ -130,9 +132,7 @@ def quantize_graph(
     with tempfile.TemporaryDirectory() as folder:
         source, ready, target = (Path(folder) / f"{n}.onnx" for n in ("fp32", "ready", "int8"))
         onnx.save(fp32, str(source))
-        quant_pre_process(
-            str(source), str(ready), skip_symbolic_shape=True, skip_optimization=True
-        )
+        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True, skip_optimization=True)
         left = list(excluded)
         _quantize(ready, target, feeds, left)
         sqnr_db = measure_sqnr(ready, target, feeds[:8])

@@ -3,77 +3,22 @@
 Every rewrite keeps the function the graph computes; `export.parity` checks the result.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Self
+from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, helper
+
+from veilcam.export.net import Net
+from veilcam.export.rewrite_math import einsum_to_matmul, fold_gemm_bias, fuse_tanh_sigmoid
 
 _VIEW_OPS = ("Transpose", "Reshape")
 
 
-class Net:
-    """An ONNX graph with its constants, shapes and consumers looked up by value name."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self.model = shape_inference.infer_shapes(model, data_prop=True)
-        graph = self.model.graph
-        self.constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-        self.shapes: dict[str, tuple[int, ...]] = {
-            v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
-            for v in (*graph.value_info, *graph.input, *graph.output)
-        }
-        self.shapes |= {name: value.shape for name, value in self.constants.items()}
-        self.outputs = {v.name for v in graph.output}
-        self.reindex()
-
-    def reindex(self) -> Self:
-        """Look the makers and users of every value up again after a change."""
-        self.maker: dict[str, NodeProto] = {}
-        self.users: dict[str, list[NodeProto]] = {}
-        for node in self.model.graph.node:
-            self.maker |= dict.fromkeys(node.output, node)
-            for name in node.input:
-                self.users.setdefault(name, []).append(node)
-        return self
-
-    def only_user(self, name: str) -> NodeProto | None:
-        """The one node that reads a value, or None where none, several or an output do."""
-        users = self.users.get(name, [])
-        return users[0] if len(users) == 1 and name not in self.outputs else None
-
-    def add_constant(self, name: str, value: np.ndarray) -> str:
-        """Add an initializer and return its name."""
-        self.model.graph.initializer.append(numpy_helper.from_array(value, name))
-        self.constants[name], self.shapes[name] = value, value.shape
-        return name
-
-    def redirect(self, old: str, new: str) -> None:
-        """Let everything that read `old` read `new`."""
-        for node in self.users.get(old, []):
-            for i, name in enumerate(node.input):
-                if name == old:
-                    node.input[i] = new
-
-    def replace(self, gone: list[NodeProto], new: list[NodeProto]) -> None:
-        """Put `new` where the last of `gone` stood."""
-        nodes = list(self.model.graph.node)
-        at = max(i for i, node in enumerate(nodes) if any(node is g for g in gone))
-        kept = [node for node in nodes[:at] if not any(node is g for g in gone)]
-        rest = nodes[at + 1 :]
-        del self.model.graph.node[:]
-        self.model.graph.node.extend([*kept, *new, *rest])
-
-
-def _nodes(net: Net, op: str) -> Iterator[NodeProto]:
-    return (node for node in net.model.graph.node if node.op_type == op)
-
-
 def fuse_leaky_relu(net: Net) -> bool:
     """Where(x >= 0, x, a * x) becomes LeakyRelu(x, a)."""
-    for where in _nodes(net, "Where"):
-        test, kept, scaled = (net.maker.get(name) for name in where.input)
+    for where in net.nodes("Where"):
+        test, _, scaled = (net.maker.get(name) for name in where.input)
         x = where.input[1]
         if test is None or scaled is None or scaled.op_type != "Mul":
             continue
@@ -96,7 +41,7 @@ def fuse_leaky_relu(net: Net) -> bool:
 
 def fold_bias(net: Net) -> bool:
     """A per-channel constant added behind a Conv becomes the Conv's bias."""
-    for conv in _nodes(net, "Conv"):
+    for conv in net.nodes("Conv"):
         if len(conv.input) > 2 or conv.input[1] not in net.constants:
             continue
         num_out = net.constants[conv.input[1]].shape[0]
@@ -122,7 +67,7 @@ def fold_bias(net: Net) -> bool:
 
 def merge_reshapes(net: Net) -> bool:
     """Reshape after Reshape becomes one; a Reshape to the same shape goes."""
-    for node in _nodes(net, "Reshape"):
+    for node in net.nodes("Reshape"):
         source, target = node.input[0], node.output[0]
         before = net.maker.get(source)
         if before is not None and before.op_type == "Reshape":
@@ -155,7 +100,7 @@ def _repeat_of(net: Net, expand: NodeProto) -> tuple[str, str, int, list[NodePro
 
 def fuse_upsample(net: Net) -> bool:
     """Rows repeated, then columns repeated (NHWC) becomes one nearest Resize in NCHW."""
-    for expand in _nodes(net, "Expand"):
+    for expand in net.nodes("Expand"):
         first = _repeat_of(net, expand)
         if first is None or first[2] != 1:
             continue
@@ -180,9 +125,7 @@ def _resize_nodes(net: Net, source: str, target: str) -> list[NodeProto]:
     scales = net.add_constant(f"{target}_scales", np.asarray([1, 1, 2, 2], np.float32))
     names = [source, f"{target}_nchw", f"{target}_up", target]
     return [
-        helper.make_node(
-            "Transpose", names[:1], names[1:2], f"{target}_t0", perm=[0, 3, 1, 2]
-        ),
+        helper.make_node("Transpose", names[:1], names[1:2], f"{target}_t0", perm=[0, 3, 1, 2]),
         helper.make_node(
             "Resize",
             [names[1], "", scales],
@@ -201,6 +144,9 @@ _REWRITES: tuple[Callable[[Net], bool], ...] = (
     fold_bias,
     merge_reshapes,
     fuse_upsample,
+    fold_gemm_bias,
+    einsum_to_matmul,
+    fuse_tanh_sigmoid,
 )
 
 

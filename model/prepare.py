@@ -132,9 +132,7 @@ class Aligner:
         face = faces[np.argmax(faces[:, 2] * faces[:, 3] * faces[:, -1])]
         roll = float(np.degrees(np.arctan2(face[7] - face[5], face[6] - face[4])))
         center = (float(face[0] + face[2] / 2), float(face[1] + face[3] / 2))
-        mesh, flag = self._mesh(canvas, center, BOX_FACTOR * float(max(face[2:4])), roll)
-        if flag < 0.5:
-            return None
+        mesh, _ = self._mesh(canvas, center, BOX_FACTOR * float(max(face[2:4])), roll)
         mesh[:, :2] -= (left, top)
         return mesh / np.float32(factor)
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,8 @@ class Latents(nnx.Module):
 
 def initial_latents(pack: Pack) -> np.ndarray:
     """Principal components of small pictures, averaged over a person's pictures, unit variance."""
-    small = pack.bgra.reshape(-1, 16, 8, 16, 8, 4).astype(np.float32).mean((2, 4)) / 255
+    small = np.stack([cv2.resize(bgra, (16, 16), interpolation=cv2.INTER_AREA) for bgra in pack.bgra])
+    small = small.astype(np.float32) / 255
     flat = small.reshape(len(small), -1)
     num_people = int(pack.person.max()) + 1
     count = np.bincount(pack.person, minlength=num_people)[:, None]

@@ -32,25 +32,27 @@ def _say(text: str) -> None:
 
 def _pip(*args: str) -> None:
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "-q", *args]
-    if subprocess.run(command, stdout=sys.stderr).returncode:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stdout)
         _say(f"pip {args[0]} failed (see above); check the network and the disk, then run again")
         sys.exit(2)
 
 
-def _wants_window() -> bool:
-    """True where the GUI wheel was asked for and the library it needs can be loaded."""
-    if os.environ.get("VEILCAM_WINDOW") != "1":
+def _wants_window(*, had_window: bool) -> bool:
+    """True where the GUI wheel was asked for, now or before, and the library it needs loads."""
+    if os.environ.get("VEILCAM_WINDOW", "1" if had_window else "0") != "1":
         return False
     try:
         ctypes.CDLL("libGL.so.1")
     except OSError:
-        _say("VEILCAM_WINDOW=1, but libGL.so.1 is missing (apt install libgl1); no window then")
+        _say("a window needs libGL.so.1 (apt install libgl1): taking OpenCV without windows")
         return False
     return True
 
 
 def _fetch_pip(folder: Path) -> Path:
-    """Newest pip wheel of the package index, its sha256 checked: Debian's venv may lack ensurepip."""
+    """Newest pip wheel of the package index, sha256 checked: Debian may lack ensurepip."""
     index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
     with urllib.request.urlopen(index, timeout=60) as answer:
         page, base = answer.read().decode(), answer.geturl()
@@ -111,8 +113,8 @@ def main() -> None:
         _say(f"unknown extra {sorted(unknown)}; known: {', '.join(EXTRAS)}")
         sys.exit(2)
     digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    wants_window = _wants_window()
     stamp = json.loads(STAMP.read_text()) if STAMP.exists() else {}
+    wants_window = _wants_window(had_window=bool(stamp.get("window")))
     have = set(stamp.get("extras", ()))
     is_fresh = stamp.get("pyproject") == digest and stamp.get("root") == str(ROOT)
     if is_fresh and asked <= have and stamp.get("window") == wants_window and PYTHON.exists():

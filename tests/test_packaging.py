@@ -29,9 +29,7 @@ def test_packages_and_folders_agree() -> None:
     listed = PROJECT["tool"]["setuptools"]
     assert set(listed["packages"]) == set(listed["package-dir"])
     nested = {name for name in folders() if name.count(".") > 1}
-    assert nested <= set(listed["packages"]) | {
-        name for name in nested if not any((ROOT / folders()[name]).glob("*.py"))
-    }
+    assert nested <= set(listed["packages"])
     for name in listed["packages"]:
         assert listed["package-dir"][name] == name.removeprefix("veilcam.").replace(".", "/")
         assert (ROOT / listed["package-dir"][name]).is_dir()

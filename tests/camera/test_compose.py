@@ -18,9 +18,10 @@ def head(x=60.0, y=45.0, a=20.0, b=25.0, *, size=60.0, roll=0.0, skin=(120.0, 15
     return HeadCode(
         track_id=0,
         levels=(0,),
+        values=np.zeros(1, np.float32),
         latent=np.zeros(4, np.float32),
-        center_xy=(x, y),
-        size_px=size,
+        center_xy=(float(x), float(y)),
+        size_px=float(size),
         roll_deg=roll,
         skin_bgr=skin,
         hull_xy=ellipse(x, y, a, b),
@@ -37,7 +38,8 @@ def patch(side=32, *, alpha=255, colour=(60, 75, 95)):
 
 def make(bgr, *heads, alpha=255):
     codes = Codes(size_hw=bgr.shape[:2], heads=heads)
-    return compose(Frame(bgr, 3, 0.1), codes, Patches(bgra=tuple(patch(alpha=alpha) for _ in heads)))
+    patches = Patches(bgra=tuple(patch(alpha=alpha) for _ in heads))
+    return compose(Frame(bgr, 3, 0.1), codes, patches)
 
 
 def noise(seed):

@@ -16,7 +16,7 @@ SIZE_HW = (48, 64)
 RAW = 200
 
 
-def hull(x, y, radius=8.0):
+def hull(x, y, radius=14.0):
     angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
     return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], axis=1)
 
@@ -56,6 +56,7 @@ class FakeEncoder:
             HeadCode(
                 track_id=h.track_id,
                 levels=(0,),
+                values=np.zeros(1, np.float32),
                 latent=np.zeros(4, np.float32),
                 center_xy=h.center_xy,
                 size_px=h.size_px,
@@ -204,5 +205,6 @@ def test_percentiles_are_ordered():
 
 
 def test_the_camera_side_imports_no_jax():
-    code = "import veilcam.camera.loop, veilcam.camera.analysis, sys; assert 'jax' not in sys.modules"
+    names = "veilcam.camera.loop, veilcam.camera.analysis"
+    code = f"import {names}, sys; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

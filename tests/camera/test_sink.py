@@ -101,20 +101,22 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(
     monkeypatch.setattr(sink_file, "_open_new", lambda part: FullDisk(part, "xb"))
     sink = open_for(f"file:{path}", (240, 320))
     noise = np.random.default_rng(0)
-    with pytest.raises(SinkError, match=r"disk full while writing .*free some space"):
+
+    def write_all() -> None:
         for index in range(1 if name.endswith("png") else 60):
             frame = safe(index, size_hw=(240, 320))
             frame.bgr[:] = noise.integers(0, 256, frame.bgr.shape, np.uint8)
             sink.write(frame)
         sink.close()
+
+    with pytest.raises(SinkError, match=r"disk full while writing .*free some space"):
+        write_all()
     sink.abort()
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_at_fsync_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_at_fsync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

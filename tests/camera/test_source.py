@@ -1,6 +1,7 @@
 """Sources: what can be read is read whole, what cannot gives one clear error."""
 
 import re
+import threading
 from pathlib import Path
 
 import av
@@ -255,6 +256,25 @@ def test_a_camera_that_stays_away_is_an_error() -> None:
     source.read()
     with pytest.raises(SourceError, match="is gone"):
         source.read()
+    source.close()
+
+
+def test_a_silent_camera_is_an_error_and_reading_goes_on_afterwards() -> None:
+    gate = threading.Event()
+
+    class Slow(FakeGrabber):
+        def grab(self):
+            if self._value == 1:
+                gate.wait(5)
+            return super().grab()
+
+    source = LiveSource(lambda: Slow(2, RuntimeError("x")))
+    assert source.read() is not None
+    with pytest.raises(SourceError, match=r"gave no picture for 0\.5 s"):
+        source.read()
+    gate.set()
+    source._thread.join(5)
+    assert source.read() is not None
     source.close()
 
 

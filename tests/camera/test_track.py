@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,8 @@ SIZE_HW = (480, 640)
 
 def face(x, y, size=60.0, score=0.9):
     marks = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]])
-    return Detection((x, y, size, size), np.array([x, y]) + marks * size, score)
+    box = (float(x), float(y), float(size), float(size))
+    return Detection(box, np.array([x, y]) + marks * size, score)
 
 
 def run(tracker, steps, *, start=0, fps=30.0):
@@ -16,7 +19,7 @@ def run(tracker, steps, *, start=0, fps=30.0):
     for i, detections in enumerate(steps, start=start):
         tracker.predict(i / fps)
         tracker.update(tuple(detections), size_hw=SIZE_HW)
-        tracks.append(tracker.tracks)
+        tracks.append([copy.copy(track) for track in tracker.tracks])
     return tracks
 
 
@@ -91,4 +94,4 @@ def test_one_euro_calms_noise_and_follows_a_jump():
 
 
 def test_iou_of_boxes_apart_is_zero():
-    assert box_iou((0, 0, 1, 1), (5, 5, 1, 1)) == 0
+    assert box_iou((0.0, 0.0, 1.0, 1.0), (5.0, 5.0, 1.0, 1.0)) == 0

@@ -1,5 +1,6 @@
 """A small stand-in with the layers of the real head generator, for fast export tests."""
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -38,12 +39,7 @@ class StandIn(nnx.Module):
         self.points = nnx.Linear(NUM_LEVELS, 2 * 16, rngs=rngs)
         self.start = nnx.Linear(num_style, 8 * 8 * num_channels, rngs=rngs)
         widths = [num_channels + 16, num_channels, num_channels // 2, num_channels // 4]
-        self.blocks = nnx.List(
-            [
-                Block(a, b, num_style, rngs=rngs)
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
-            ]
-        )
+        self.blocks = nnx.List([Block(a, b, num_style, rngs=rngs) for a, b in pairwise(widths)])
         self.last = nnx.Conv(widths[-1], 16, (3, 3), padding="SAME", rngs=rngs)
 
     def __call__(

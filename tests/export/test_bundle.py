@@ -70,3 +70,18 @@ def test_pins_list_every_file(exported: Path) -> None:
     assert set(pins["tiny.veil"]) == set(listed) | {"manifest.json"}
     assert listed.items() <= pins["tiny.veil"].items()
     (exported.parent / "pins.json").unlink()
+
+
+def test_bundle_may_take_values_instead_of_levels(
+    stand_in: Any, latents: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    def paint(values: Any, latent: Any) -> Any:
+        return stand_in((values / 8).astype("int32"), latent)
+
+    target = tmp_path / "values.veil"
+    export_generator(paint, {}, latents, target, code_input="values")
+    bundle = load_bundle(target)
+    assert bundle.manifest["inputs"]["values"] == {"shape": [1, 12], "dtype": "float32"}
+    generator = Generator(bundle, threads=1)
+    patch = generator.paint(generator.to_code(np.ones(12, np.int64)), bundle.mean)
+    assert patch.shape == (128, 128, 4)
