@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from veilcam.camera.expression import ExpressionScale
 from veilcam.camera.light import DEFAULT_SKIN_BGR
@@ -72,11 +72,11 @@ SKIN_BITS_PER_CHANNEL = 5
 BITS_PER_FRAME = sum(field.bits for field in HEAD_FIELDS)
 
 
-def dequantize_constants() -> tuple[Float32[np.ndarray, " f"], Float32[np.ndarray, " f"]]:
-    """Low edge and step of each head field, for graphs that dequantize by themselves."""
+def dequantize_levels(levels: Int64[np.ndarray, "*n f"]) -> Float32[np.ndarray, "*n f"]:
+    """Middle of each level, fields in `HEAD_FIELDS` order along the last axis."""
     low = np.array([field.low for field in HEAD_FIELDS], np.float32)
     step = np.array([field.step for field in HEAD_FIELDS], np.float32)
-    return low, step
+    return (low + (levels + 0.5) * step).astype(np.float32)
 
 
 # Smoothing happens after rounding, so it can only lose information; value: weight of a new frame.

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 
-from veilcam.camera.code import dequantize_constants
+from veilcam.camera.code import HEAD_FIELDS
 from veilcam.camera.errors import ConfigError, GraphError
-from veilcam.camera.manifest import PATCH_PX, Bundle, CodeInput, Precision
-from veilcam.camera.types import Codes, HeadCode, Patches
+from veilcam.camera.manifest import PATCH_PX, Bundle, Precision
+from veilcam.camera.types import Codes, Patches
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +50,11 @@ class Generator:
         )
         _check_io(self._session, bundle)
         inputs = bundle.manifest["inputs"]
-        self.code_input: CodeInput = "values" if "values" in inputs else "levels"
-        self._num_levels = inputs[self.code_input]["shape"][1]
+        self._num_values = inputs["values"]["shape"][1]
         self._num_latent = inputs["latent"]["shape"][1]
+        middle = np.asarray([(field.low + field.high) / 2 for field in HEAD_FIELDS], np.float32)
         for _ in range(WARMUP_ITERATIONS):  # the first runs allocate and pack weights
-            self.paint(self.to_code(np.zeros(self._num_levels, np.int64)), bundle.mean)
+            self.paint(middle, bundle.mean)
         _log.info(
             "generator: %s on %s, %d threads, bundle %s",
             precision,
@@ -69,34 +69,21 @@ class Generator:
         Raises:
             GraphError: A code has the wrong length or is not finite, or the graph fails.
         """
-        return Patches(bgra=tuple(self._paint_head(head) for head in codes.heads))
-
-    def _paint_head(self, head: HeadCode) -> UInt8[np.ndarray, "p p 4"]:
-        if self.code_input == "values":
-            return self.paint(head.values, head.latent)
-        return self.paint(np.asarray(head.levels, np.int64), head.latent)
-
-    def to_code(self, levels: Int64[np.ndarray, " f"]) -> np.ndarray:
-        """Levels (f,) as this bundle's graph takes them: as they are, or in the fields' units."""
-        if self.code_input == "levels":
-            return levels
-        low, step = dequantize_constants()
-        return np.asarray(low + (levels + 0.5) * step, np.float32)
+        return Patches(bgra=tuple(self.paint(head.values, head.latent) for head in codes.heads))
 
     def paint(
-        self, code: np.ndarray, latent: Float32[np.ndarray, " z"]
+        self, values: Float32[np.ndarray, " f"], latent: Float32[np.ndarray, " z"]
     ) -> UInt8[np.ndarray, "p p 4"]:
-        """The BGRA patch, straight alpha, of one code: `code_input` (f,) and latent (z,)."""
-        if code.shape != (self._num_levels,) or latent.shape != (self._num_latent,):
+        """The BGRA patch, straight alpha, of one code: values in their units, and latent."""
+        if values.shape != (self._num_values,) or latent.shape != (self._num_latent,):
             raise GraphError(
-                f"code has shapes {code.shape} and {latent.shape}, wanted"
-                f" ({self._num_levels},) and ({self._num_latent},); use codes of this bundle"
+                f"code has shapes {values.shape} and {latent.shape}, wanted"
+                f" ({self._num_values},) and ({self._num_latent},); use codes of this bundle"
             )
-        if not (np.isfinite(latent).all() and np.isfinite(code).all()):
+        if not (np.isfinite(latent).all() and np.isfinite(values).all()):
             raise GraphError("code or latent is not finite, wanted numbers; start a new track")
-        dtype = np.int64 if self.code_input == "levels" else np.float32
         feed = {
-            self.code_input: code.astype(dtype, copy=False)[None],
+            "values": values.astype(np.float32, copy=False)[None],
             "latent": latent.astype(np.float32, copy=False)[None],
         }
         try:
@@ -156,7 +143,7 @@ def _open_session(
 
 
 def _check_io(session: ort.InferenceSession, bundle: Bundle) -> None:
-    names = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(uint8)": "uint8"}
+    names = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
     sides: dict[str, Any] = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
     for side, values in sides.items():
         got = {v.name: {"shape": list(v.shape), "dtype": names.get(v.type, v.type)} for v in values}

@@ -17,22 +17,15 @@ from veilcam.camera.errors import GraphError
 SCHEMA_VERSION = 1
 PATCH_PX = 128
 Precision = Literal["int8", "fp32"]
-CodeInput = Literal["levels", "values"]  # quantized levels, or the same smoothed over time
 REQUIRED_FILES = ("fp32.onnx", "int8.onnx", "latents.npz", "model_card.md")
 _CURE = "fetch the bundle again, or export it again with `veilcam export`"
 
 
-def io_spec(
-    num_latent: int, code_input: CodeInput = "levels"
-) -> dict[str, dict[str, dict[str, Any]]]:
+def io_spec(num_latent: int) -> dict[str, dict[str, dict[str, Any]]]:
     """Names, shapes and dtypes that every graph of this schema has, as the manifest lists them."""
-    num_levels = len(HEAD_FIELDS)
     return {
         "inputs": {
-            code_input: {
-                "shape": [1, num_levels],
-                "dtype": "int64" if code_input == "levels" else "float32",
-            },
+            "values": {"shape": [1, len(HEAD_FIELDS)], "dtype": "float32"},
             "latent": {"shape": [1, num_latent], "dtype": "float32"},
         },
         "outputs": {"bgra": {"shape": [1, PATCH_PX, PATCH_PX, 4], "dtype": "uint8"}},
@@ -183,11 +176,10 @@ def _parse_manifest(folder: Path, raw: bytes) -> dict[str, Any]:
         )
     _check_equal(where, "code", manifest.get("code"), code_spec())
     try:
-        code_input: CodeInput = "values" if "values" in manifest["inputs"] else "levels"
         num_latent = int(manifest["inputs"]["latent"]["shape"][1])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise GraphError(f"{where}: manifest.json states no latent shape; {_CURE}") from error
-    for key, wanted in io_spec(num_latent, code_input).items():
+    for key, wanted in io_spec(num_latent).items():
         _check_equal(where, key, manifest.get(key), wanted)
     return manifest
 

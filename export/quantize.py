@@ -26,8 +26,6 @@ from onnxruntime.quantization.qdq_loss_debug import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from veilcam.camera.manifest import CodeInput
-
 _log = logging.getLogger(__name__)
 
 # Per-channel scale, shift and leaky relu stay in fp32 between two quantized convolutions: measured
@@ -46,12 +44,12 @@ class QuantizationReport:
 
 
 def make_feeds(
-    codes: np.ndarray, latents: Float32[np.ndarray, "n z"], code_input: CodeInput = "levels"
+    values: Float32[np.ndarray, "n f"], latents: Float32[np.ndarray, "n z"]
 ) -> list[Feed]:
-    """One feed of the graph for each code (n, f), integer levels or values in their units."""
+    """One feed of the graph for each code: values in their units, and a latent."""
     return [
-        {code_input: code[None], "latent": latent[None].astype(np.float32)}
-        for code, latent in zip(codes, latents, strict=True)
+        {"values": code[None], "latent": latent[None]}
+        for code, latent in zip(values, latents, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,31 +21,42 @@ if TYPE_CHECKING:
 STATE, META = "state.npz", "meta.json"
 
 
-def save(
-    trainer: "Trainer", run_dir: Path, meta: dict[str, Any], *, compact: bool = False
-) -> None:
-    """Writes the state; `compact` leaves the optimizers out and halves the precision.
+def save(trainer: "Trainer", run_dir: Path, meta: dict[str, Any]) -> None:
+    """Writes the state.
 
     The data go before the facts, each by rename: a kill in between leaves the older pair readable.
     """
     arrays: dict[str, np.ndarray] = {}
     for prefix, tree in _parts(trainer):
-        if compact and prefix.endswith("_opt"):
-            continue
         for path, value in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(tree)):
-            array = np.asarray(value)
-            if compact and array.dtype == np.float32:
-                array = array.astype(np.float16)
-            arrays[prefix + jax.tree_util.keystr(path)] = array
+            arrays[prefix + jax.tree_util.keystr(path)] = np.asarray(value)
     mean, chol = trainer.latent_distribution()
     arrays |= {"latent_mean": mean, "latent_chol": chol}
     arrays |= {f"basis/{name}": value for name, value in trainer.pack.basis.items()}
     meta = meta | {"step": trainer.step_index}
-    arrays["meta"] = np.array(json.dumps(meta))
+    arrays |= {"meta": np.array(json.dumps(meta)), "people": np.array(trainer.pack.people)}
     _write(run_dir / STATE, arrays)
     partial = run_dir / (META + ".partial")
     partial.write_text(json.dumps(meta, indent=1) + "\n")
     partial.replace(run_dir / META)
+
+
+def compact(run_dir: Path, target: Path) -> None:
+    """A copy of a run's state that fits into version control: float16, without the optimizers.
+
+    It resumes like the run itself, after the optimizers' moments have built up again.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with _open(run_dir) as file:
+        arrays = {
+            name: file[name].astype(np.float16) if file[name].dtype == np.float32 else file[name]
+            for name in file.files
+            if not name.split("[")[0].endswith("_opt")
+        }
+    for name in ("latent_mean", "latent_chol"):
+        arrays[name] = arrays[name].astype(np.float32)
+    _write(target / STATE, arrays)
+    (target / META).write_bytes((run_dir / META).read_bytes())
 
 
 def restore(trainer: "Trainer", run_dir: Path) -> None:
@@ -60,14 +72,29 @@ def restore(trainer: "Trainer", run_dir: Path) -> None:
                 if name not in file.files:
                     leaves.append(value)
                     continue
-                if file[name].shape != np.shape(value):
+                saved = file[name]
+                if prefix.startswith("latent") and saved.ndim == 2:
+                    saved = _by_person(saved, file["people"], np.asarray(value), trainer)
+                if saved.shape != np.shape(value):
                     raise InputError(
-                        f"{run_dir / STATE}: {name} has shape {file[name].shape}, the config wants "
+                        f"{run_dir / STATE}: {name} has shape {saved.shape}, the config wants "
                         f"{np.shape(value)}; resume with the config the run was started with"
                     )
-                leaves.append(jnp.asarray(file[name].astype(np.asarray(value).dtype)))
+                leaves.append(jnp.asarray(saved.astype(np.asarray(value).dtype)))
             nnx.replace_by_pure_dict(tree, jax.tree_util.tree_unflatten(definition, leaves))
             _put(trainer, prefix, tree)
+
+
+def _by_person(
+    saved: np.ndarray, people: np.ndarray, fresh: np.ndarray, trainer: "Trainer"
+) -> np.ndarray:
+    """Rows of a per-person table in the order of this pack; people it lacks keep the fresh row."""
+    row = {name: index for index, name in enumerate(people.tolist())}
+    out = fresh.copy()
+    for index, name in enumerate(trainer.pack.people):
+        if name in row:
+            out[index] = saved[row[name]]
+    return out
 
 
 def load_generator(run_dir: Path) -> tuple[HeadGenerator, dict[str, Any], dict[str, np.ndarray]]:
@@ -116,7 +143,19 @@ def _open(run_dir: Path) -> Any:
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez_compressed(stream, **arrays)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+def main(run_dir: Path, out: Path) -> None:
+    """Write a compact, resumable copy of RUN_DIR's state to the folder OUT."""
+    compact(run_dir, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import cv2
 import numpy as np
@@ -30,6 +29,7 @@ class Pack:
         shape: Shape numbers of the head model, unit variance.
         domain: 0 generated, 1 synthetic, 2 simulated.
         person: Latent of each picture: one per portrait, one per simulated identity.
+        people: Name of each latent, by which a resumed run finds it again in another pack.
         basis: Arrays of the head model.
     """
 
@@ -39,11 +39,12 @@ class Pack:
     shape: Float32[np.ndarray, "n s"]
     domain: Int[np.ndarray, " n"]
     person: Int[np.ndarray, " n"]
+    people: tuple[str, ...]
     basis: dict[str, np.ndarray]
     manifest: dict[str, object]
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> "Pack":
         """Decodes a pack written by `veilcam.model.prepare`."""
         if not path.is_file():
             raise InputError(f"{path}: no training pack; make it: python -m veilcam.model.prepare")
@@ -62,6 +63,7 @@ class Pack:
                 shape=file["shape"].astype(np.float32),
                 domain=file["domain"],
                 person=file["person"],
+                people=tuple(file["people"].tolist()),
                 basis={k[6:]: file[k] for k in file.files if k.startswith("basis_")},
                 manifest=json.loads(str(file["manifest"])),
             )

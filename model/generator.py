@@ -1,4 +1,4 @@
-"""The head generator: quantized code + secret noise -> a 128x128 head that does not exist.
+"""The head generator: dequantized code + secret noise -> a 128x128 head that does not exist.
 
 Layers are conv 3x3, leaky relu, nearest resize, per-channel scale and shift, and one final
 depth-to-space: they quantize to int8 and run well on every execution provider (design, section 4).
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from veilcam.camera.code import HEAD_FIELDS, dequantize_constants
+from veilcam.camera.code import HEAD_FIELDS
 
 NOISE_SIZE = 64  # appearance numbers of the latent; the shape numbers of the head model follow
 PATCH_PX = 128
@@ -47,18 +47,10 @@ class HeadGenerator(nnx.Module):
         )
         self.to_patch = nnx.Conv(44, 16, (3, 3), kernel_init=small_init, rngs=rngs)
 
-    def __call__(
-        self, levels: Int[Array, " f"], latent: Float[Array, " z"]
-    ) -> Float[Array, "128 128 4"]:
-        """BGR in [-1, 1] and alpha in [0, 1] for quantized code levels."""
-        low, step = dequantize_constants()
-        values = jnp.asarray(low) + (levels.astype(jnp.float32) + 0.5) * jnp.asarray(step)
-        return self.paint(values, latent)
-
     def paint(
         self, values: Float[Array, " f"], latent: Float[Array, " z"]
     ) -> Float[Array, "128 128 4"]:
-        """The same for code values in their own units (degrees, head-model units)."""
+        """BGR in [-1, 1] and alpha in [0, 1] for code values in their units (degrees, ...)."""
         points = self.landmarks(values, latent[NOISE_SIZE:])
         normal = (values - self.basis["value_mean"][...]) * self.basis["value_scale"][...]
         style = lrelu(self.embed(jnp.concatenate([latent[:NOISE_SIZE], normal])))

@@ -230,6 +230,7 @@ def write_pack(
         shape=shape.astype(np.float16),
         domain=domain,
         person=np.array([index[p.person] for p, *_ in rows], np.int32),
+        people=np.array(people),
         manifest=np.array(json.dumps(manifest)),
         **{f"basis_{name}": array for name, array in basis.items()},
     )

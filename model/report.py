@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import jax
@@ -40,7 +40,7 @@ class Prefetch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Prefetch":
         self._thread.start()
         return self
 

@@ -48,14 +48,16 @@ def initial_latents(pack: Pack) -> np.ndarray:
     mean -= mean.mean(0)
     u, singular, _ = np.linalg.svd(mean, full_matrices=False)
     components = u[:, :NOISE_SIZE] * singular[:NOISE_SIZE]
-    return components / components.std(0)
+    latents = np.zeros((num_people, NOISE_SIZE), np.float32)  # fewer people, fewer components
+    latents[:, : components.shape[1]] = components / np.maximum(components.std(0), 1e-6)
+    return latents
 
 
 def generator_loss(
     models: tuple[HeadGenerator, Latents],
     discriminator: Discriminator,
     batch: dict[str, Any],
-    fake: dict[str, Any],
+    fake: dict[str, Any] | None,
     adversarial_weight: jax.Array,
     reconstruction_weight: float,
     key: jax.Array,
@@ -64,9 +66,8 @@ def generator_loss(
     generator, latents = models
     noise = latents.table[...][batch["person"]]
     latent = jnp.concatenate([noise, batch["shape"]], axis=1)
-    with_game = fake is not None
     values = batch["values"]
-    if with_game:
+    if fake is not None:
         values = jnp.concatenate([values, fake["values"]])
         latent = jnp.concatenate([latent, fake["latent"]])
     painted = over_grey(jax.vmap(generator.paint)(values, latent))
@@ -77,7 +78,7 @@ def generator_loss(
     prior = 1e-3 * jnp.square(noise).mean()
     loss = reconstruction_weight * reconstruction + prior
     logs = {"reconstruction": reconstruction, "latent_rms": jnp.sqrt(jnp.square(noise).mean())}
-    if with_game:
+    if fake is not None:
         image, drawn = augment(painted[count:], maps[count:], key=key)
         score = discriminator(image, drawn)
         game = jax.nn.softplus(-score).mean()
@@ -100,7 +101,7 @@ def discriminator_loss(
     generator: HeadGenerator,
     real: dict[str, Any],
     fake: dict[str, Any],
-    r1_weight: float,
+    r1_weight: Any,  # a number, or its tracer under jit
     key: jax.Array,
     with_r1: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -268,7 +269,7 @@ def discriminator_step(
     optimizer: nnx.Optimizer,
     real: dict[str, Any],
     fake: dict[str, Any],
-    r1_weight: float,
+    r1_weight: Any,  # a number, or its tracer under jit
     key: jax.Array,
     with_r1: bool,
 ) -> dict[str, jax.Array]:
@@ -283,7 +284,7 @@ def discriminator_step(
 
 
 @jax.jit
-def average_step(average: Any, current: Any, decay: float) -> Any:
+def average_step(average: Any, current: Any, decay: Any) -> Any:
     """Exponential moving average of the weights."""
     return jax.tree.map(lambda a, b: a * decay + b * (1 - decay), average, current)
 

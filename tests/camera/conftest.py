@@ -38,7 +38,7 @@ def _graph(size: int, alpha: float) -> bytes:
         nodes,
         "flat",
         [
-            helper.make_tensor_value_info("levels", kinds.INT64, [1, 12]),
+            helper.make_tensor_value_info("values", kinds.FLOAT, [1, 12]),
             helper.make_tensor_value_info("latent", kinds.FLOAT, [1, NUM_LATENT]),
         ],
         [helper.make_tensor_value_info("bgra", kinds.UINT8, [1, size, size, 4])],

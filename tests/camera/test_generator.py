@@ -13,11 +13,11 @@ from veilcam.camera.manifest import load_bundle
 from veilcam.camera.types import Codes, HeadCode
 
 
-def _head(track_id: int, latent: list[float], num_levels: int = 12) -> HeadCode:
+def _head(track_id: int, latent: list[float], num_values: int = 12) -> HeadCode:
     return HeadCode(
         track_id=track_id,
-        levels=(0,) * num_levels,
-        values=np.zeros(num_levels, np.float32),
+        levels=(0,) * num_values,
+        values=np.zeros(num_values, np.float32),
         latent=np.asarray(latent, np.float32),
         center_xy=(1.0, 1.0),
         size_px=8.0,
@@ -49,7 +49,7 @@ def test_patches_come_in_the_order_of_the_heads(generator: Generator) -> None:
 
 def test_wrong_lengths_are_refused(generator: Generator) -> None:
     with pytest.raises(GraphError, match=r"\(11,\).*wanted \(12,\)"):
-        generator(_codes(_head(0, [0, 0, 0, 0], num_levels=11)))
+        generator(_codes(_head(0, [0, 0, 0, 0], num_values=11)))
     with pytest.raises(GraphError, match=r"\(3,\), wanted"):
         generator(_codes(_head(0, [0, 0, 0])))
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from veilcam.camera import head_model
 from veilcam.camera.expression import REST, ExpressionScale
 
-angles = st.floats(-45, 45)
+pitches = st.floats(-25, 25, allow_subnormal=False)
+angles = st.floats(-45, 45, allow_subnormal=False)
 
 
-@given(yaw=angles, pitch=st.floats(-25, 25), roll=angles, scale=st.floats(5, 200))
+@given(yaw=angles, pitch=pitches, roll=angles, scale=st.floats(5, 200))
 def test_fit_pose_inverts_a_similarity(yaw: float, pitch: float, roll: float, scale: float) -> None:
     rotation = head_model.rotation_matrix(yaw, pitch, roll)
     mesh = head_model.reference_mesh() @ rotation.T * scale + np.array([320.0, 240.0, 0.0])

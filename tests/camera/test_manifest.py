@@ -13,6 +13,8 @@ from veilcam.camera import manifest as manifest_module
 from veilcam.camera.errors import GraphError
 from veilcam.camera.manifest import io_spec, load_bundle
 
+LATENT = {"latent": io_spec(4)["inputs"]["latent"]}
+
 
 def test_valid_bundle_loads(flat_bundle: Path) -> None:
     bundle = load_bundle(flat_bundle)
@@ -57,6 +59,7 @@ def test_graph_changed_after_loading_is_refused(flat_bundle: Path) -> None:
         ({"code": {"fields": [], "bits_per_frame": 0}}, "code is"),
         ({"inputs": {}}, "no latent shape"),
         ({"outputs": {"bgra": {"shape": [1, 64, 64, 4], "dtype": "uint8"}}}, "outputs is"),
+        ({"inputs": {"levels": {"shape": [1, 12], "dtype": "int64"}, **LATENT}}, "inputs is"),
         ({"inputs": io_spec(5)["inputs"]}, "shapes"),
     ],
 )

@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from veilcam.camera.code import HEAD_FIELDS
 
 LATENT_DIM = 64
-NUM_LEVELS = 12
+NUM_VALUES = len(HEAD_FIELDS)
+MIDDLE = np.asarray([(f.high + f.low) / 2 for f in HEAD_FIELDS], np.float32)
+HALF_RANGE = np.asarray([(f.high - f.low) / 2 for f in HEAD_FIELDS], np.float32)
 
 
 class Block(nnx.Module):
@@ -30,22 +34,22 @@ class Block(nnx.Module):
 
 
 class StandIn(nnx.Module):
-    """Levels and latent in, BGR in [-1, 1] and alpha in [0, 1] out, one example."""
+    """Values and latent in, BGR in [-1, 1] and alpha in [0, 1] out, one example."""
 
     def __init__(self, *, num_channels: int = 128, rngs: nnx.Rngs):
         num_style = 64
         self.num_channels = num_channels
-        self.embed = nnx.Linear(LATENT_DIM + NUM_LEVELS, num_style, rngs=rngs)
-        self.points = nnx.Linear(NUM_LEVELS, 2 * 16, rngs=rngs)
+        self.embed = nnx.Linear(LATENT_DIM + NUM_VALUES, num_style, rngs=rngs)
+        self.points = nnx.Linear(NUM_VALUES, 2 * 16, rngs=rngs)
         self.start = nnx.Linear(num_style, 8 * 8 * num_channels, rngs=rngs)
         widths = [num_channels + 16, num_channels, num_channels // 2, num_channels // 4]
         self.blocks = nnx.List([Block(a, b, num_style, rngs=rngs) for a, b in pairwise(widths)])
         self.last = nnx.Conv(widths[-1], 16, (3, 3), padding="SAME", rngs=rngs)
 
     def __call__(
-        self, levels: Int[Array, " n"], latent: Float[Array, " z"]
+        self, values: Float[Array, " f"], latent: Float[Array, " z"]
     ) -> Float[Array, "128 128 4"]:
-        state = levels.astype(jnp.float32) / 8 - 1
+        state = (values - MIDDLE) / HALF_RANGE
         style = jax.nn.leaky_relu(self.embed(jnp.concatenate([state, latent])), 0.2)
         grid = (jnp.arange(8, dtype=jnp.float32) + 0.5) / 8
         points = jax.nn.sigmoid(self.points(state)).reshape(16, 2)
@@ -77,4 +81,4 @@ def fp32_graph(stand_in: StandIn) -> Any:
     """The stand-in's fp32 graph."""
     from veilcam.export.graph import build_graph
 
-    return build_graph(stand_in, num_levels=NUM_LEVELS, num_latent=LATENT_DIM)
+    return build_graph(stand_in, num_values=NUM_VALUES, num_latent=LATENT_DIM)

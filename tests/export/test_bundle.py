@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from veilcam.camera.code import dequantize_levels
 from veilcam.camera.errors import GraphError, InputError
 from veilcam.camera.generator import Generator
 from veilcam.camera.manifest import load_bundle
@@ -26,11 +27,13 @@ def exported(
 
 def test_exported_bundle_loads_and_paints(exported: Path) -> None:
     bundle = load_bundle(exported)
+    assert bundle.manifest["inputs"]["values"] == {"shape": [1, 12], "dtype": "float32"}
     assert bundle.manifest["training"] is None
     assert bundle.manifest["metrics"]["parity"]["psnr_db"] >= 35
     assert not bundle.is_pinned
+    values = dequantize_levels(np.ones(12, np.int64))
     pictures = [
-        Generator(bundle, precision=precision, threads=1).paint(np.ones(12, np.int64), bundle.mean)
+        Generator(bundle, precision=precision, threads=1).paint(values, bundle.mean)
         for precision in ("int8", "fp32")
     ]
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 8
@@ -70,18 +73,3 @@ def test_pins_list_every_file(exported: Path) -> None:
     assert set(pins["tiny.veil"]) == set(listed) | {"manifest.json"}
     assert listed.items() <= pins["tiny.veil"].items()
     (exported.parent / "pins.json").unlink()
-
-
-def test_bundle_may_take_values_instead_of_levels(
-    stand_in: Any, latents: dict[str, np.ndarray], tmp_path: Path
-) -> None:
-    def paint(values: Any, latent: Any) -> Any:
-        return stand_in((values / 8).astype("int32"), latent)
-
-    target = tmp_path / "values.veil"
-    export_generator(paint, {}, latents, target, code_input="values")
-    bundle = load_bundle(target)
-    assert bundle.manifest["inputs"]["values"] == {"shape": [1, 12], "dtype": "float32"}
-    generator = Generator(bundle, threads=1)
-    patch = generator.paint(generator.to_code(np.ones(12, np.int64)), bundle.mean)
-    assert patch.shape == (128, 128, 4)

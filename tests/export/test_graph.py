@@ -14,7 +14,7 @@ def test_graph_paints_what_the_module_paints(
     stand_in: Any, fp32_graph: Any, latents: dict[str, np.ndarray]
 ) -> None:
     for feed in draw_feeds(latents["mean"], latents["chol"], 4, seed=3):
-        exact = np.asarray(stand_in(jnp.asarray(feed["levels"][0]), jnp.asarray(feed["latent"][0])))
+        exact = np.asarray(stand_in(jnp.asarray(feed["values"][0]), jnp.asarray(feed["latent"][0])))
         wanted = exact * [127.5, 127.5, 127.5, 255] + [127.5, 127.5, 127.5, 0]
         assert np.abs(paint(fp32_graph, [feed])[0] - wanted).max() <= 0.51
 
@@ -25,7 +25,7 @@ def test_graph_has_static_shapes_and_byte_output(fp32_graph: Any) -> None:
         v.name: (v.type.tensor_type.elem_type, [d.dim_value for d in v.type.tensor_type.shape.dim])
         for v in sides
     }
-    assert got == {"levels": (7, [1, 12]), "latent": (1, [1, 64]), "bgra": (2, [1, 128, 128, 4])}
+    assert got == {"values": (1, [1, 12]), "latent": (1, [1, 64]), "bgra": (2, [1, 128, 128, 4])}
 
 
 def test_no_transpose_stands_between_convolutions(fp32_graph: Any) -> None:
