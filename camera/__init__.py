@@ -1,1 +1,1 @@
-"""The live side: source, analysis, code, generator, compose, sink. Never imports jax, model, export."""
+"""The live side: source, analysis, code, generator, compose, sink. It never imports jax."""

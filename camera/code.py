@@ -84,6 +84,7 @@ _PLACE_WEIGHT = 0.5
 _VALUE_WEIGHT = 0.55
 _FAST_WEIGHT = 0.8
 _FAST_FIELDS = ("eyelid_left", "eyelid_right", "mouth_open")
+_NUM_CANDIDATES = 12
 _HYSTERESIS = 0.2  # a level is left only when the value is this many steps outside of it
 
 
@@ -137,6 +138,7 @@ class Encoder:
     Args:
         mean: Mean of the latents, (z,).
         chol: Lower Cholesky factor of their covariance, (z, z).
+        skin: Linear guess of a latent's skin colour, (3, z + 1), see `manifest.Bundle`.
         truncation: Factor below 1 draws nearer to the mean: plainer but cleaner stand-ins.
     """
 
@@ -144,11 +146,13 @@ class Encoder:
         self,
         mean: Float32[np.ndarray, " z"],
         chol: Float32[np.ndarray, "z z"],
+        skin: Float32[np.ndarray, "3 z1"],
         *,
         truncation: float = 0.75,
     ) -> None:
         self._mean = mean.astype(np.float32)
         self._chol = chol.astype(np.float32)
+        self._skin = skin
         self._truncation = truncation
         self._random = np.random.default_rng(secrets.randbits(128))
         self._tracks: dict[int, _TrackCode] = {}
@@ -163,8 +167,7 @@ class Encoder:
     def _encode_head(self, head: Head, skin: tuple[float, float, float] | None) -> HeadCode:
         track = self._tracks.get(head.track_id)
         if track is None:
-            noise = self._random.standard_normal(self._mean.shape[0]).astype(np.float32)
-            track = _TrackCode(self._mean + self._truncation * (self._chol @ noise))
+            track = _TrackCode(self._draw(skin or DEFAULT_SKIN_BGR))
             self._tracks[head.track_id] = track
         levels = track.quantize(
             {"yaw": head.yaw_deg, "pitch": head.pitch_deg, **track.scale(head.expression)}
@@ -195,6 +198,18 @@ class Encoder:
             skin_bgr=(blue, green, red),
             hull_xy=head.hull_xy,
         )
+
+    def _draw(self, skin_bgr: tuple[float, float, float]) -> Float32[np.ndarray, " z"]:
+        """Of some random people the one whose skin goes best with the neck and hands in view.
+
+        The skin colour is in the code anyway: compose matches colours to it.
+        """
+        noise = self._random.standard_normal((_NUM_CANDIDATES, len(self._mean)))
+        people = self._mean + self._truncation * (noise.astype(np.float32) @ self._chol.T)
+        colours = people @ self._skin[:, :-1].T + self._skin[:, -1]
+        log_ratio = np.log(np.clip(colours, 8, 255)) - np.log(np.maximum(skin_bgr, 8))
+        distance = np.square(log_ratio).sum(1)
+        return np.asarray(people[int(np.argmin(distance))], np.float32)
 
 
 def _round(value: float, step: float) -> float:

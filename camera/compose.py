@@ -111,9 +111,7 @@ def _fill_into(canvas: UInt8[np.ndarray, "h w 3"], hidden: Mask, head: HeadCode)
     region[:] = cv2.blendLinear(fill, region, weight, 1 - weight)
 
 
-def _background(
-    region: UInt8[np.ndarray, "h w 3"], hole: Mask
-) -> UInt8[np.ndarray, "h w 3"]:
+def _background(region: UInt8[np.ndarray, "h w 3"], hole: Mask) -> UInt8[np.ndarray, "h w 3"]:
     """A smooth picture of the region made only from pixels outside the hole (pull-push)."""
     height, width = hole.shape
     scale = min(1.0, _FILL_PX / max(height, width))
@@ -187,17 +185,24 @@ def _gain_table(
     bgra: UInt8[np.ndarray, "p p 4"], skin_bgr: tuple[float, float, float]
 ) -> UInt8[np.ndarray, "1 256 3"]:
     """Look-up table that brings the patch's skin to the wanted colour, channel by channel."""
-    side = bgra.shape[0]
-    face = bgra[int(0.38 * side) : int(0.78 * side), int(0.32 * side) : int(0.68 * side)]
-    pixels = face[face[..., 3] > 200][:, :3].astype(np.float32)
+    skin = patch_skin(bgra)
     gains = np.ones(3)
-    if len(pixels) >= 16:
-        light = pixels.sum(1)
-        low, high = np.percentile(light, [35, 90])
-        skin = pixels[(light >= low) & (light <= high)].mean(0)
+    if skin is not None:
         gains = np.clip(np.asarray(skin_bgr) / np.maximum(skin, 1), *_GAIN_RANGE)
     levels = np.arange(256)[:, None] * gains
     return np.clip(np.round(levels), 0, 255).astype(np.uint8)[None]
+
+
+def patch_skin(bgra: UInt8[np.ndarray, "p p 4"]) -> Float[np.ndarray, " 3"] | None:
+    """Mean colour of a patch's skin: the opaque middle without its darkest and brightest parts."""
+    side = bgra.shape[0]
+    face = bgra[int(0.38 * side) : int(0.78 * side), int(0.32 * side) : int(0.68 * side)]
+    pixels = face[face[..., 3] > 200][:, :3].astype(np.float32)
+    if len(pixels) < 16:
+        return None
+    light = pixels.sum(1)
+    low, high = np.percentile(light, [35, 90])
+    return np.asarray(pixels[(light >= low) & (light <= high)].mean(0), float)
 
 
 def _clip(

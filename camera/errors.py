@@ -7,12 +7,12 @@ VeilcamError
 │   └── SinkError    an output cannot be opened or written
 └── GraphError       a bundle or model graph is missing, changed or has the wrong shape
 
-Messages say what was wrong, what was got, what is wanted and what to do. They never hold pixels.
+Messages say what was wrong, what was got, what is wanted and what to do, and hold no pixels.
 """
 
 
 class VeilcamError(Exception):
-    """Root of every error Veilcam raises on purpose; `exit_code` is what the command line returns."""
+    """Root of every error Veilcam raises on purpose; `exit_code` is the command line's."""
 
     exit_code = 2
 

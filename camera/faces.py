@@ -123,9 +123,7 @@ class FaceDetector:
         step = self._turn // 2 if doubt_xy else self._turn
         return [self._tiles[step % len(self._tiles)]]
 
-    def _detect_tile(
-        self, bgr: UInt8[np.ndarray, "h w 3"], left: int, top: int
-    ) -> list[Detection]:
+    def _detect_tile(self, bgr: UInt8[np.ndarray, "h w 3"], left: int, top: int) -> list[Detection]:
         tile_w, tile_h = self._tile_wh
         scale_xy = (bgr.shape[1] / self._fine_wh[0], bgr.shape[0] / self._fine_wh[1])
         x, y = int(left * scale_xy[0]), int(top * scale_xy[1])
@@ -181,9 +179,7 @@ def _detect(
     return faces
 
 
-def _is_cut(
-    detection: Detection, tile: tuple[int, int, int, int], shape: tuple[int, ...]
-) -> bool:
+def _is_cut(detection: Detection, tile: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
     """A face at a tile's inner edge: its box is wrong, the neighbour tile sees it whole."""
     x, y, w, h = detection.box_xywh
     margin = 2

@@ -1,7 +1,8 @@
 """Mesh points -> pose, expression and placement in the frame of one average head.
 
-The average head (468 points, `assets/head_reference.npz`) is the mean mesh of machine-made portraits.
-Its unit is the distance between the eye centres; x goes right, y down, z away from the camera.
+The average head (468 points, `assets/head_reference.npz`) is the mean mesh of machine-made
+portraits. Its unit is the distance between the eye centres; x goes right, y down, z away from the
+camera.
 """
 
 from dataclasses import dataclass
@@ -27,8 +28,41 @@ ORIGIN_DEPTH = 0.6  # the origin lies this far behind the face: the middle of th
 
 # mesh points that an expression moves little: forehead, temples, nose bridge and base, eye corners
 RIGID = np.array(
-    [10, 338, 297, 332, 284, 251, 389, 21, 54, 103, 67, 109, 162, 9, 8, 168, 6, 197, 195, 5, 4]
-    + [33, 133, 263, 362, 98, 327, 127, 356, 234, 454, 93, 323]
+    [
+        10,
+        338,
+        297,
+        332,
+        284,
+        251,
+        389,
+        21,
+        54,
+        103,
+        67,
+        109,
+        162,
+        9,
+        8,
+        168,
+        6,
+        197,
+        195,
+        5,
+        4,
+        33,
+        133,
+        263,
+        362,
+        98,
+        327,
+        127,
+        356,
+        234,
+        454,
+        93,
+        323,
+    ]
 )
 EYE_CORNERS = ((33, 133), (362, 263))  # eye at the left of the picture, then the other
 LIDS = (((159, 145), (158, 153), (160, 144)), ((386, 374), (385, 380), (387, 373)))

@@ -221,9 +221,7 @@ class Loop:
         """Encode, generate, compose: a safe frame in every case."""
         frame, stage = waiting.frame, "encode"
         try:
-            codes = self._timed(
-                "encode", lambda: self._encoder.encode(waiting.scene, waiting.skin)
-            )
+            codes = self._timed("encode", lambda: self._encoder.encode(waiting.scene, waiting.skin))
             stage = "generate"
             patches = self._timed("generate", lambda: self._generator(codes))
             stage = "compose"
@@ -231,9 +229,7 @@ class Loop:
         except Exception as error:  # as above: whatever happens, the sink gets a blank
             reason = self._fault(stage, type(error).__name__)
             size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
-            return SafeFrame.blank(
-                size_hw, index=frame.index, time_s=frame.time_s, reason=reason
-            )
+            return SafeFrame.blank(size_hw, index=frame.index, time_s=frame.time_s, reason=reason)
         if not safe.reason:
             self._count(waiting.scene.heads)
         return safe
@@ -288,7 +284,8 @@ def build_loop(
     """The product's loop: YuNet and mesh analysis, the bundle's generator and latents.
 
     Args:
-        source, sink: Open ends; the caller closes them.
+        source: Where frames come from; the caller closes it.
+        sink: Where safe frames go; the caller closes it.
         bundle: Folder NAME.veil; by default the one in the package.
         delay_frames: Frames of look-ahead, 0-3.
         profile: Device profile of `veilcam bench --tune`: precision, threads, execution_provider.
@@ -301,7 +298,7 @@ def build_loop(
     loaded = load_bundle(bundle)
     settings = ("precision", "threads", "execution_provider")
     generator = Generator(loaded, **{k: v for k, v in (profile or {}).items() if k in settings})
-    encoder = Encoder(loaded.mean, loaded.chol)
+    encoder = Encoder(loaded.mean, loaded.chol, loaded.skin)
     analyser = Analyser()
     analyser.warm_up(source.size_hw)
     return Loop(

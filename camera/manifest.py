@@ -70,6 +70,7 @@ class Bundle:
         sha256: Hash of the manifest, which lists the hash of every other file.
         is_pinned: True where the package itself vouches for every file.
         mean, chol: Gaussian of the latents: mean (z,) and lower Cholesky factor (z, z).
+        skin: Linear guess of a latent's skin colour, BGR 0-255: skin[:, :z] @ latent + skin[:, z].
     """
 
     path: Path
@@ -78,6 +79,7 @@ class Bundle:
     is_pinned: bool
     mean: Float32[np.ndarray, " z"]
     chol: Float32[np.ndarray, "z z"]
+    skin: Float32[np.ndarray, "3 z1"]
 
     def graph_bytes(self, precision: Precision) -> bytes:
         """The graph of one precision, checked against its hash as it is read."""
@@ -109,7 +111,7 @@ def load_bundle(path: Path | str | None = None) -> Bundle:
         data = _read_checked(folder / name, wanted)
         if pins is not None:
             _check_hash(folder / name, data, pins.get(name, "no pin"))
-    mean, chol = _load_latents(folder, manifest)
+    mean, chol, skin = _load_latents(folder, manifest)
     return Bundle(
         path=folder,
         manifest=manifest,
@@ -117,6 +119,7 @@ def load_bundle(path: Path | str | None = None) -> Bundle:
         is_pinned=pins is not None,
         mean=mean,
         chol=chol,
+        skin=skin,
     )
 
 
@@ -203,20 +206,19 @@ def _check_equal(where: str, key: str, got: object, wanted: object) -> None:
 
 def _load_latents(
     folder: Path, manifest: dict[str, Any]
-) -> tuple[Float32[np.ndarray, " z"], Float32[np.ndarray, "z z"]]:
+) -> tuple[Float32[np.ndarray, " z"], Float32[np.ndarray, "z z"], Float32[np.ndarray, "3 z1"]]:
     name = "latents.npz"
     raw = _read_checked(folder / name, manifest["files"][name])
     size = manifest["inputs"]["latent"]["shape"][1]
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-            mean, chol = arrays["mean"], arrays["chol"]
+            mean, chol, skin = arrays["mean"], arrays["chol"], arrays["skin"]
     except (ValueError, KeyError, OSError) as error:
-        raise GraphError(f"{folder / name} holds no mean and chol; {_CURE}") from error
-    if mean.shape != (size,) or chol.shape != (size, size):
-        raise GraphError(
-            f"{folder / name}: shapes {mean.shape} and {chol.shape}, wanted ({size},) and"
-            f" ({size}, {size}); {_CURE}"
-        )
-    if not (np.isfinite(mean).all() and np.isfinite(chol).all()):
+        raise GraphError(f"{folder / name} holds no mean, chol and skin; {_CURE}") from error
+    wanted = [(size,), (size, size), (3, size + 1)]
+    got = [array.shape for array in (mean, chol, skin)]
+    if got != wanted:
+        raise GraphError(f"{folder / name}: shapes {got}, wanted {wanted}; {_CURE}")
+    if not all(np.isfinite(array).all() for array in (mean, chol, skin)):
         raise GraphError(f"{folder / name} holds numbers that are not finite; {_CURE}")
-    return mean.astype(np.float32), chol.astype(np.float32)
+    return mean.astype(np.float32), chol.astype(np.float32), skin.astype(np.float32)

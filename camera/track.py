@@ -199,9 +199,7 @@ def _smoothing(cutoff_hz: float | np.ndarray, elapsed_s: float) -> float | np.nd
     return rate / (rate + 1)
 
 
-def box_iou(
-    a: tuple[float, float, float, float], b: tuple[float, float, float, float]
-) -> float:
+def box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
     """Intersection over union of two boxes (left, top, width, height).
 
     >>> box_iou((0.0, 0.0, 2.0, 2.0), (1.0, 0.0, 2.0, 2.0))

@@ -1,4 +1,4 @@
-"""The values that flow through the loop: frozen, no logic, raw and safe pixels in different types."""
+"""The values that flow through the loop: frozen, no logic, raw and safe pixels apart by type."""
 
 from dataclasses import dataclass
 from typing import NoReturn

@@ -13,15 +13,18 @@ import numpy as np
 from onnx import ModelProto
 
 from veilcam.camera.code import HEAD_FIELDS, dequantize_levels
+from veilcam.camera.compose import patch_skin
 from veilcam.camera.errors import GraphError, InputError
 from veilcam.camera.manifest import SCHEMA_VERSION, code_spec, io_spec, load_bundle
 from veilcam.export.graph import GenerateFn, build_graph
-from veilcam.export.parity import ParityReport, check_parity
+from veilcam.export.parity import ParityReport, check_parity, paint
 from veilcam.export.quantize import Feed, QuantizationReport, make_feeds, quantize_graph
 
 NUM_CALIBRATION_CODES = 64
 NUM_PARITY_CODES = 48
 MAX_FP32_CONVS = 3
+NUM_SKIN_CODES = 400
+SKIN_RIDGE = 10.0
 
 
 def draw_feeds(
@@ -81,7 +84,9 @@ def export_generator(
         **_manifest_head(name, meta, quantization, parity),
         **io_spec(num_latent),
     }
-    return _write_bundle(target, head, {"fp32": fp32, "int8": int8}, mean, chol)
+    drawn = draw_feeds(mean, chol, NUM_SKIN_CODES, seed=2)
+    arrays = {"mean": mean, "chol": chol, "skin": fit_skin(fp32, drawn)}
+    return _write_bundle(target, head, {"fp32": fp32, "int8": int8}, arrays)
 
 
 def _quantize_until_alike(
@@ -101,6 +106,22 @@ def _quantize_until_alike(
             if num_fp32 == MAX_FP32_CONVS:
                 raise
     raise AssertionError("the loop above returns or raises")
+
+
+def fit_skin(fp32: ModelProto, feeds: list[Feed]) -> np.ndarray:
+    """Ridge regression of the painted skin colour on the latent, (3, z + 1)."""
+    pairs = [
+        (feed["latent"][0], skin)
+        for feed, bgra in zip(feeds, paint(fp32, feeds), strict=True)
+        if (skin := patch_skin(bgra)) is not None
+    ]
+    num_latent = feeds[0]["latent"].shape[1]
+    if not pairs:  # nothing opaque was painted: parity has seen to it that this is a test graph
+        return np.zeros((3, num_latent + 1), np.float32)
+    latents, colours = (np.stack(column) for column in zip(*pairs, strict=True))
+    inputs = np.concatenate([latents, np.ones((len(latents), 1))], axis=1)
+    ridge = np.diag([*[SKIN_RIDGE] * num_latent, 1e-6])
+    return np.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ colours).T.astype(np.float32)
 
 
 def _check_target(target: Path) -> None:
@@ -138,8 +159,7 @@ def _write_bundle(
     target: Path,
     head: dict[str, Any],
     graphs: dict[str, ModelProto],
-    mean: np.ndarray,
-    chol: np.ndarray,
+    arrays: dict[str, np.ndarray],
 ) -> dict[str, Any]:
     """Write into a temporary folder beside the target, verify, then put it in place."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +167,7 @@ def _write_bundle(
     try:
         for precision, model in graphs.items():
             (folder / f"{precision}.onnx").write_bytes(model.SerializeToString())
-        np.savez(folder / "latents.npz", mean=mean, chol=chol)
+        np.savez(folder / "latents.npz", **arrays)
         (folder / "model_card.md").write_text(model_card(head))
         hashes = {p.name: hash_file(p) for p in sorted(folder.iterdir())}
         manifest = {**head, "files": hashes}
@@ -191,7 +211,11 @@ def write_pins(assets: Path) -> dict[str, dict[str, str]]:
 def model_card(head: dict[str, Any]) -> str:
     """The card for people: what it is, from what, how good, what it must not be used for."""
     parity = head["metrics"]["parity"]
-    data = "\n".join(f"- {json.dumps(entry, default=str)}" for entry in head["data"])
+    data = "\n".join(
+        f"- {entry['name']}: {entry['pictures']} pictures; {entry['origin']}; licence: {entry['licence']}"
+        for entry in head["data"]
+    )
+    run = head["run"]
     return f"""# {head["name"]}: head generator
 
 Paints a 128x128 head (BGR and alpha) of a person who does not exist, from
@@ -201,9 +225,14 @@ Exported {head["created"]}.
 ## Data
 {data or "- not stated"}
 
+## Training
+{run.get("step", 0)} steps of `veilcam train` with this configuration:
+`{json.dumps(run.get("config", {}))}`
+
 ## Privacy
-No private picture was used in training, so no differential privacy is claimed. What a viewer
-learns of the person in front of the camera is at most the code listed in `manifest.json`.
+No private picture was used in training, so no differential privacy is claimed. A stand-in shows of
+the head it replaces at most the code listed in `manifest.json`, its place and its skin colour;
+everything else in the picture (body, hands, clothes, room) stays as it is in this mode.
 
 ## Quality
 int8 against fp32: PSNR {parity["psnr_db"]:.1f} dB over {parity["num_codes"]} codes

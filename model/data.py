@@ -70,7 +70,7 @@ class Pack:
 
 
 class Sampler:
-    """Random batches: portraits are turned and made to speak by warping, simulated heads as they are.
+    """Random batches: portraits turned and made to speak by warping, simulated heads as they are.
 
     Args:
         pack: The pack.
@@ -88,8 +88,10 @@ class Sampler:
         self._warper = Warper(pack.basis, len(POINTS))
 
     def batch(self, num_portraits: int, num_simulated: int) -> dict[str, np.ndarray]:
-        """Arrays `image (b,128,128,4)` float32 (BGR over grey in [-1,1], alpha in [0,1]),
-        `values`, `shape`, `person`; portraits come first."""
+        """Arrays `image`, `values`, `shape` and `person`; portraits come first.
+
+        `image` is (b, 128, 128, 4) float32: BGR over grey in [-1, 1], alpha in [0, 1].
+        """
         rows = np.concatenate(
             [
                 self._random.choice(self._portraits, num_portraits, p=self._weight),
@@ -103,8 +105,11 @@ class Sampler:
             if out < num_portraits and self._random.random() < 0.75:
                 values[out] = self._change(values[out])
                 bgra = self._warper(
-                    bgra, self.pack.points_xy[row], self.pack.shape[row],
-                    self.pack.values[row], values[out],
+                    bgra,
+                    self.pack.points_xy[row],
+                    self.pack.shape[row],
+                    self.pack.values[row],
+                    values[out],
                 )
             images[out] = to_float(bgra)
         return {

@@ -55,9 +55,7 @@ def fit_basis(
     principal components of what is left.
     """
     points = canonical[:, POINTS]
-    irises = [
-        _iris(canonical, eye, expression, side) for side, eye in enumerate(EYE_CORNERS)
-    ]
+    irises = [_iris(canonical, eye, expression, side) for side, eye in enumerate(EYE_CORNERS)]
     points = np.concatenate([points, np.stack(irises, axis=1)], axis=1)
     flat = points.reshape(len(points), -1).astype(np.float64)
     center = np.average(expression, axis=0, weights=weight)

@@ -1,6 +1,6 @@
 """Public pictures -> one training pack: aligned RGBA heads, meshes, code values. Below 60 MiB.
 
-    python -m veilcam.model.prepare DATA -o faces.npz
+python -m veilcam.model.prepare DATA -o faces.npz
 """
 
 import csv
@@ -73,9 +73,7 @@ def public_pictures(data: Path, *, with_generated: bool) -> Iterator[Picture]:
         person = f"simulated/{identity:04d}"
         known = _simulated_values(labels["unit_names"], labels["expression"][row])
         known["gaze_x"], known["gaze_y"] = GAZE_PER_DEGREE * labels["gaze_xy"][row] + (0, 0.05)
-        yield Picture(
-            name=f"simulated/{name}", domain=2, person=person, bgra=bgra, known=known
-        )
+        yield Picture(name=f"simulated/{name}", domain=2, person=person, bgra=bgra, known=known)
 
 
 def _simulated_values(
@@ -168,7 +166,7 @@ def align(
 
 
 def neck_window(mesh: Float32[np.ndarray, "468 3"]) -> Float32[np.ndarray, "128 128"]:
-    """1 over head and hair, falling to 0 below the chin: shoulders belong to the camera's picture."""
+    """1 over head and hair, falling to 0 below the chin: shoulders stay the camera's own."""
     chin, brow = mesh[152, :2], mesh[9, :2]
     down = chin - brow
     length = float(np.linalg.norm(down))

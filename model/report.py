@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from veilcam.model.train import Trainer
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
+import matplotlib.pyplot as plt
 
 # columns of the control rows: field and the values it walks through
 _WALKS = {
@@ -117,7 +117,7 @@ class History:
 
 def sample_sheet(trainer: "Trainer", path: Path) -> None:
     """Random draws (upper rows) and walks through single code fields (lower rows)."""
-    from veilcam.camera.code import HEAD_FIELDS  # noqa: PLC0415
+    from veilcam.camera.code import HEAD_FIELDS
 
     mean, chol = trainer.latent_distribution()
     random = np.random.default_rng(7)

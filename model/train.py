@@ -22,22 +22,18 @@ from veilcam.model import checkpoint, report
 from veilcam.model.config import TrainConfig, load_config
 from veilcam.model.data import SIMULATED, Pack, Sampler
 from veilcam.model.discriminator import Discriminator
+from veilcam.model.game import Latents, discriminator_loss, generator_loss
 from veilcam.model.generator import NOISE_SIZE, HeadGenerator
-from veilcam.model.loss import augment, over_grey, pyramid_distance
+from veilcam.model.provenance import provenance
 
 _log = logging.getLogger(__name__)
 
 
-class Latents(nnx.Module):
-    """One appearance latent for each public portrait or simulated person."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        self.table = nnx.Param(jnp.asarray(table, jnp.float32))
-
-
 def initial_latents(pack: Pack) -> np.ndarray:
     """Principal components of small pictures, averaged over a person's pictures, unit variance."""
-    small = np.stack([cv2.resize(bgra, (16, 16), interpolation=cv2.INTER_AREA) for bgra in pack.bgra])
+    small = np.stack(
+        [cv2.resize(bgra, (16, 16), interpolation=cv2.INTER_AREA) for bgra in pack.bgra]
+    )
     small = small.astype(np.float32) / 255
     flat = small.reshape(len(small), -1)
     num_people = int(pack.person.max()) + 1
@@ -51,81 +47,6 @@ def initial_latents(pack: Pack) -> np.ndarray:
     latents = np.zeros((num_people, NOISE_SIZE), np.float32)  # fewer people, fewer components
     latents[:, : components.shape[1]] = components / np.maximum(components.std(0), 1e-6)
     return latents
-
-
-def generator_loss(
-    models: tuple[HeadGenerator, Latents],
-    discriminator: Discriminator,
-    batch: dict[str, Any],
-    fake: dict[str, Any] | None,
-    adversarial_weight: jax.Array,
-    reconstruction_weight: float,
-    key: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Reconstruction of the batch plus, at weight > 0, fooling the discriminator on random draws."""
-    generator, latents = models
-    noise = latents.table[...][batch["person"]]
-    latent = jnp.concatenate([noise, batch["shape"]], axis=1)
-    values = batch["values"]
-    if fake is not None:
-        values = jnp.concatenate([values, fake["values"]])
-        latent = jnp.concatenate([latent, fake["latent"]])
-    painted = over_grey(jax.vmap(generator.paint)(values, latent))
-    maps = draw_maps(generator, values, latent)
-    count = batch["image"].shape[0]
-    target = jnp.concatenate([batch["image"][..., :3], batch["image"][..., 3:] * 2 - 1], axis=-1)
-    reconstruction = pyramid_distance(painted[:count], target, maps[:count])
-    prior = 1e-3 * jnp.square(noise).mean()
-    loss = reconstruction_weight * reconstruction + prior
-    logs = {"reconstruction": reconstruction, "latent_rms": jnp.sqrt(jnp.square(noise).mean())}
-    if fake is not None:
-        image, drawn = augment(painted[count:], maps[count:], key=key)
-        score = discriminator(image, drawn)
-        game = jax.nn.softplus(-score).mean()
-        loss = loss + adversarial_weight * game
-        logs["game"] = game
-    return loss, logs
-
-
-def draw_maps(generator: HeadGenerator, values: jax.Array, latent: jax.Array) -> jax.Array:
-    """Landmark maps 64x64 of a batch of codes."""
-
-    def one(v: jax.Array, z: jax.Array) -> jax.Array:
-        return generator.maps(generator.landmarks(v, z[NOISE_SIZE:]), 64)
-
-    return jax.lax.stop_gradient(jax.vmap(one)(values, latent))
-
-
-def discriminator_loss(
-    discriminator: Discriminator,
-    generator: HeadGenerator,
-    real: dict[str, Any],
-    fake: dict[str, Any],
-    r1_weight: Any,  # a number, or its tracer under jit
-    key: jax.Array,
-    with_r1: bool,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Non-saturating loss; R1 on the real pictures in the steps that ask for it."""
-    painted = jax.lax.stop_gradient(
-        over_grey(jax.vmap(generator.paint)(fake["values"], fake["latent"]))
-    )
-    padding = jnp.zeros((real["values"].shape[0], NOISE_SIZE))
-    real_maps = draw_maps(
-        generator, real["values"], jnp.concatenate([padding, real["shape"]], axis=1)
-    )
-    fake_maps = draw_maps(generator, fake["values"], fake["latent"])
-    target = jnp.concatenate([real["image"][..., :3], real["image"][..., 3:] * 2 - 1], axis=-1)
-    keys = jax.random.split(key)
-    real_image, real_maps = augment(target, real_maps, key=keys[0])
-    fake_image, fake_maps = augment(painted, fake_maps, key=keys[1])
-    real_score = discriminator(real_image, real_maps)
-    fake_score = discriminator(fake_image, fake_maps)
-    loss = jax.nn.softplus(-real_score).mean() + jax.nn.softplus(fake_score).mean()
-    logs = {"real_score": real_score.mean(), "fake_score": fake_score.mean()}
-    if with_r1:
-        gradient = jax.grad(lambda x: discriminator(x, real_maps).sum())(real_image)
-        loss = loss + r1_weight * jnp.square(gradient).sum((1, 2, 3)).mean() / 2
-    return loss, logs
 
 
 class Trainer:
@@ -182,7 +103,9 @@ class Trainer:
         covariance = np.cov(joint.T) + 1e-4 * np.eye(joint.shape[1])
         return joint.mean(0).astype(np.float32), np.linalg.cholesky(covariance).astype(np.float32)
 
-    def step(self, next_batch: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, Any]:
+    def step(
+        self, next_batch: dict[str, np.ndarray], random: np.random.Generator
+    ) -> dict[str, Any]:
         """One generator step and, once the game is on, one discriminator step."""
         c = self.config
         key = jax.random.key(int(random.integers(2**31)))
@@ -292,14 +215,14 @@ def average_step(average: Any, current: Any, decay: Any) -> Any:
 def train(
     config_path: Path, *, resume: bool = False, run_dir: Path, max_minutes: float | None = None
 ) -> Path:
-    """Trains until the last step or the time is up; writes checkpoints, sheet and plot to run_dir."""
+    """Trains until the last step or the time is up; checkpoints, sheet and plot go to run_dir."""
     config = load_config(config_path)
     pack = Pack.load(Path(config.pack))
     run_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, pack)
     if resume:
         checkpoint.restore(trainer, run_dir)
-    meta = {"config": dataclasses.asdict(config), "data": pack.manifest}
+    meta = {"config": dataclasses.asdict(config), "data": provenance(pack.manifest)}
     end = time.monotonic() + max_minutes * 60 if max_minutes else float("inf")
     random = np.random.default_rng([config.seed, trainer.step_index])
     trainer.sampler = Sampler(pack, seed=config.seed + trainer.step_index)

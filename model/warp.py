@@ -26,7 +26,9 @@ class Warper:
         self._num_points = num_points
         angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
         ring = np.stack([0.5 + 0.40 * np.cos(angle), 0.46 + 0.44 * np.sin(angle)], 1)
-        corner = np.array([[x, y] for x in (0, 0.5, 1) for y in (0, 0.5, 1) if (x, y) != (0.5, 0.5)])
+        corner = np.array(
+            [[x, y] for x in (0, 0.5, 1) for y in (0, 0.5, 1) if (x, y) != (0.5, 0.5)]
+        )
         self._fixed = (np.concatenate([ring, corner]) * PATCH_PX).astype(np.float32)
         axis = np.linspace(0, PATCH_PX, _GRID)
         self._grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
@@ -93,9 +95,7 @@ class Warper:
         return out
 
 
-def _thin_plate(
-    knots: np.ndarray, shift: np.ndarray, at: np.ndarray
-) -> np.ndarray:
+def _thin_plate(knots: np.ndarray, shift: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Thin-plate spline with an affine part. Source: Bookstein 1989, Principal warps."""
     count = len(knots)
     kernel = _radial(knots, knots) + np.eye(count) * 20.0

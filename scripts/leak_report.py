@@ -31,8 +31,13 @@ TARGETS = {"replaced_share": 0.995, "leaked_per_1000": 1.0, "face_share": 0.97}
 MIN_CHANGE = 4.0  # mean absolute difference, levels, that counts as other pixels
 # ArcFace's five points in a 112x112 crop
 REFERENCE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366]]
-    + [[41.5493, 92.3655], [70.7299, 92.2041]],
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ],
     np.float32,
 )
 
@@ -216,7 +221,9 @@ def report_clip(
 @click.option("--faces", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--bundle", default=None, type=click.Path(path_type=Path))
 @click.option("--delay", default=0, type=click.IntRange(0, 3))
-@click.option("--frames", default=None, type=click.IntRange(1), help="Stop each clip after so many.")
+@click.option(
+    "--frames", default=None, type=click.IntRange(1), help="Stop each clip after so many."
+)
 @click.option("--min-score", default=0.7, help="Detector score from which a head counts.")
 @click.option("--json/--no-json", "as_json", default=False)
 def main(

@@ -58,7 +58,8 @@ def write_bundle(folder: Path, *, size: int = 128, alpha: float = 255.0, **chang
     for precision in ("fp32", "int8"):
         (folder / f"{precision}.onnx").write_bytes(_graph(size, alpha))
     mean, chol = np.zeros(NUM_LATENT, np.float32), np.eye(NUM_LATENT, dtype=np.float32)
-    np.savez(folder / "latents.npz", mean=mean, chol=chol)
+    skin = np.zeros((3, NUM_LATENT + 1), np.float32)
+    np.savez(folder / "latents.npz", mean=mean, chol=chol, skin=skin)
     (folder / "model_card.md").write_text("# flat\n")
     manifest = {
         "schema_version": SCHEMA_VERSION,

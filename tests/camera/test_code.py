@@ -26,7 +26,10 @@ def head(track_id: int = 0, *, yaw_deg: float = 0.0, center_x: float = 100.0) ->
 
 
 def encoder() -> Encoder:
-    return Encoder(np.zeros(76, np.float32), np.eye(76, dtype=np.float32))
+    skin = np.zeros((3, 77), np.float32)
+    skin[:, 0] = 40  # the first number of a latent is how bright its skin is
+    skin[:, -1] = 120
+    return Encoder(np.zeros(76, np.float32), np.eye(76, dtype=np.float32), skin)
 
 
 def scene(*heads: Head) -> Scene:
@@ -91,6 +94,17 @@ def test_placement_is_made_of_rounded_numbers_only() -> None:
         for shift in (-0.4, 0.0, 0.4)
     ]
     assert {code.center_xy for code in codes} == {(100.0, 100.0)}
+
+
+def test_the_stand_in_goes_with_the_skin_in_view() -> None:
+    def brightness(level: float) -> float:
+        subject = encoder()
+        skin = {track: (level,) * 3 for track in range(30)}
+        codes = subject.encode(scene(*(head(track) for track in range(30))), skin)
+        return float(np.mean([code.latent[0] for code in codes.heads]))
+
+    assert brightness(190.0) > 0.5
+    assert brightness(60.0) < -0.5
 
 
 def test_a_blank_reason_passes_through() -> None:

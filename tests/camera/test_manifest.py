@@ -88,7 +88,12 @@ def test_file_outside_the_bundle_is_refused(flat_bundle: Path) -> None:
 
 def test_latents_that_are_not_finite_are_refused(flat_bundle: Path) -> None:
     target = flat_bundle / "latents.npz"
-    np.savez(target, mean=np.full(4, np.nan, np.float32), chol=np.eye(4, dtype=np.float32))
+    np.savez(
+        target,
+        mean=np.full(4, np.nan, np.float32),
+        chol=np.eye(4, dtype=np.float32),
+        skin=np.zeros((3, 5), np.float32),
+    )
     path = flat_bundle / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["files"][target.name] = hashlib.sha256(target.read_bytes()).hexdigest()

@@ -40,12 +40,14 @@ def test_a_face_missed_for_most_of_a_second_is_held_with_its_id():
 
 def test_a_held_face_ends_after_its_hold():
     tracks = run(Tracker(), [[face(100, 100)]] * 15 + [[]] * 40)
-    assert tracks[40] and not tracks[-1]
+    assert tracks[40]
+    assert not tracks[-1]
 
 
 def test_what_was_never_sure_is_not_held_long():
     tracks = run(Tracker(), [[face(100, 100, score=0.65)]] + [[]] * 4)
-    assert tracks[0] and not tracks[-1]
+    assert tracks[0]
+    assert not tracks[-1]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_warp_moves_points_as_the_head_model_says(pack: Pack) -> None:
     warper = Warper(pack.basis, len(POINTS))
     after = pack.values[1].copy()
     after[0] += 15
-    nose = int(np.flatnonzero(POINTS == GROUPS["nose"][5])[0])
+    nose = int(np.flatnonzero(GROUPS["nose"][5] == POINTS)[0])
     moved = warper.project(after, pack.shape[1]) - warper.project(pack.values[1], pack.shape[1])
     assert moved[nose, 0] > 2
     bgra = np.zeros((128, 128, 4), np.uint8)
