@@ -212,7 +212,8 @@ def model_card(head: dict[str, Any]) -> str:
     """The card for people: what it is, from what, how good, what it must not be used for."""
     parity = head["metrics"]["parity"]
     data = "\n".join(
-        f"- {entry['name']}: {entry['pictures']} pictures; {entry['origin']}; licence: {entry['licence']}"
+        f"- {entry['name']}: {entry['pictures']} pictures; {entry['origin']};"
+        f" licence: {entry['licence']}"
         for entry in head["data"]
     )
     run = head["run"]

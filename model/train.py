@@ -27,6 +27,7 @@ from veilcam.model.generator import NOISE_SIZE, HeadGenerator
 from veilcam.model.provenance import provenance
 
 _log = logging.getLogger(__name__)
+_GAME_TRUNCATION = 0.85  # draws far out are never used, and spoiled the game for the others
 
 
 def initial_latents(pack: Pack) -> np.ndarray:
@@ -151,7 +152,7 @@ class Trainer:
         noise = random.standard_normal((count, len(mean))).astype(np.float32)
         rows = random.permutation(self.config.batch_portraits)
         rows = np.resize(rows, count)
-        return {"values": values[rows], "latent": mean + noise @ chol.T}
+        return {"values": values[rows], "latent": mean + _GAME_TRUNCATION * noise @ chol.T}
 
     def averaged_generator(self) -> HeadGenerator:
         """A generator with the averaged weights."""
