@@ -20,7 +20,10 @@ def exported(
     stand_in: Any, latents: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     target = tmp_path_factory.mktemp("export") / "tiny.veil"
-    meta = {"seed": 0, "data": [{"name": "none", "pictures": 3, "origin": "drawn", "licence": "CC0"}]}
+    meta = {
+        "seed": 0,
+        "data": [{"name": "none", "pictures": 3, "origin": "drawn", "licence": "CC0"}],
+    }
     export_generator(stand_in, meta, latents, target, name="tiny")
     return target
 
