@@ -45,8 +45,7 @@ def generator_loss(
     loss = reconstruction_weight * reconstruction + prior
     logs = {"reconstruction": reconstruction, "latent_rms": jnp.sqrt(jnp.square(noise).mean())}
     if fake is not None:
-        image, drawn = augment(painted[count:], maps[count:], key=key)
-        score = discriminator(image, drawn)
+        score = discriminator(augment(painted[count:], key=key), maps[count:])
         game = jax.nn.softplus(-score).mean()
         loss = loss + adversarial_weight * game
         logs["game"] = game
@@ -82,8 +81,8 @@ def discriminator_loss(
     fake_maps = draw_maps(generator, fake["values"], fake["latent"])
     target = jnp.concatenate([real["image"][..., :3], real["image"][..., 3:] * 2 - 1], axis=-1)
     keys = jax.random.split(key)
-    real_image, real_maps = augment(target, real_maps, key=keys[0])
-    fake_image, fake_maps = augment(painted, fake_maps, key=keys[1])
+    real_image = augment(target, key=keys[0])
+    fake_image = augment(painted, key=keys[1])
     real_score = discriminator(real_image, real_maps)
     fake_score = discriminator(fake_image, fake_maps)
     loss = jax.nn.softplus(-real_score).mean() + jax.nn.softplus(fake_score).mean()

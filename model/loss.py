@@ -43,10 +43,8 @@ def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def augment(
-    image: Float[Array, "b h w c"], maps: Float[Array, "b m m g"], *, key: PRNGKeyArray
-) -> tuple[Float[Array, "b h w c"], Float[Array, "b m m g"]]:
-    """Random brightness, saturation and mirror; the same for real and generated.
+def augment(image: Float[Array, "b h w c"], *, key: PRNGKeyArray) -> Float[Array, "b h w c"]:
+    """Random brightness and saturation; the same for real and generated.
 
     Source: Zhao et al. 2020, Differentiable augmentation for data-efficient GAN training.
     """
@@ -58,4 +56,4 @@ def augment(
     factor = jax.random.uniform(keys[1], (batch, 1, 1, 1), minval=0.5, maxval=1.5)
     grey = color.mean(-1, keepdims=True)
     color = (color - grey) * factor + grey + shift * opaque
-    return jnp.concatenate([color, alpha], axis=-1), maps
+    return jnp.concatenate([color, alpha], axis=-1)

@@ -5,7 +5,6 @@ condition; the adversarial loss is non-saturating with R1 (Mescheder et al. 2018
 """
 
 import dataclasses
-import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,6 @@ from veilcam.model.game import Latents, discriminator_loss, generator_loss
 from veilcam.model.generator import NOISE_SIZE, HeadGenerator
 from veilcam.model.provenance import provenance
 
-_log = logging.getLogger(__name__)
 _GAME_TRUNCATION = 0.85  # draws far out are never used, and spoiled the game for the others
 
 
