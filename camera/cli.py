@@ -61,10 +61,13 @@ def cli() -> None:
 @_BUNDLE
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
 @click.option("--frames", type=click.IntRange(1), default=None, help="Stop after so many.")
+@click.option(
+    "--require-barriers/--no-require-barriers", default=False, help="Refuse where one is not up."
+)
 @_JSON
 def run(
     source: str, mode: str, sink: str, bundle: Path | None, delay: int, frames: int | None,
-    as_json: bool,
+    require_barriers: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace every head in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`."""
     from veilcam.camera.session import run_session
@@ -74,8 +77,9 @@ def run(
     if not as_json:
         _log.info("mode face: heads are replaced; everything else in the picture stays as it is")
     report, is_interrupted = run_session(
-        source, sink, bundle=bundle, delay_frames=delay, max_frames=frames
-    )
+        source, sink, bundle=bundle, delay_frames=delay, max_frames=frames, mode=mode,
+        require_barriers=require_barriers,
+    )  # fmt: skip
     _emit(report, as_json, _as_lines)
     if is_interrupted:
         raise click.exceptions.Exit(130)

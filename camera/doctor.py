@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from veilcam.camera import barriers
 from veilcam.camera.errors import VeilcamError
 
 Status = Literal["ok", "warn", "fail"]
@@ -98,6 +99,32 @@ def check_virtual_camera(module_folder: Path = Path("/sys/module")) -> Check:
     return Check("virtual camera", "ok", "driver loaded")
 
 
+def check_barriers() -> Check:
+    """What keeps camera and network apart here, tried in two processes as `run` starts them."""
+    from veilcam.camera.session import has_two_processes
+
+    if not has_two_processes():
+        cure = "run Veilcam on Linux; here one process sees raw pictures and owns the output"
+        return Check("barriers", "warn", "none: one process does all", cure)
+    from veilcam.camera.supervise import probe_barriers
+
+    found = probe_barriers()
+    if not found:
+        return Check("barriers", "fail", "the processes do not start", "run ./scripts/setup")
+    states = {name for state in found.values() for name in state}
+    told = []
+    for name in sorted(states):
+        values = {role: state.get(name, "down") for role, state in found.items()}
+        one = set(values.values())
+        told += [f"{name} {one.pop()}"] if len(one) == 1 else [
+            f"{role} {name} {value}" for role, value in values.items()
+        ]  # fmt: skip
+    if barriers.all_missing(found):
+        cure = "use a kernel with Landlock (5.13) and seccomp; --require-barriers refuses to run"
+        return Check("barriers", "warn", "; ".join(told), cure)
+    return Check("barriers", "ok", "; ".join(told))
+
+
 def check_bundle(path: Path | None = None) -> Check:
     """Whether the weights are there, unchanged and of the right shape."""
     from veilcam.camera.manifest import load_bundle
@@ -114,6 +141,7 @@ def examine(bundle: Path | None = None) -> list[Check]:
     """Every check, in the order a user meets the parts."""
     checks: list[Callable[[], Check]] = [
         check_cameras, check_display, check_providers, check_cpu, check_virtual_camera,
+        check_barriers,
     ]  # fmt: skip
     return [*(check() for check in checks), check_bundle(bundle)]
 

@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -63,23 +65,27 @@ class StoppableSource:
             return None
         return self._source.read()
 
+    def stop(self) -> None:
+        """Ends it before the next frame."""
+        self.is_stopped = True
+
     def close(self) -> None:
         """Closes the source."""
         self._source.close()
 
 
 @contextmanager
-def _interrupt_stops(source: StoppableSource) -> Iterator[None]:
+def _interrupt_stops(is_stopped: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
     """First Ctrl-C or SIGTERM ends the run after this frame, a second one at once."""
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        if source.is_stopped:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if is_stopped():
             raise KeyboardInterrupt
-        source.is_stopped = True
+        stop()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
-        before = [signal.signal(number, stop) for number in numbers]
+        before = [signal.signal(number, on_signal) for number in numbers]
     except ValueError:  # not the main thread: the owner of the process decides
         yield
         return
@@ -100,28 +106,70 @@ def _check_not_same(source_spec: str, sink_spec: str) -> None:
 
 def run_session(
     source_spec: str, sink_spec: str, *, bundle: Path | None, delay_frames: int,
-    max_frames: int | None,
+    max_frames: int | None, mode: str = "face", require_barriers: bool = False,
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
-    """Runs the loop from source to sink.
+    """Runs from source to sink: in two processes on Linux, elsewhere in this one.
 
     Returns:
         The run's report (design: `run --json`), and True where it was interrupted.
 
     Raises:
         VeilcamError: Bad input; then nothing stands under the output's final name that was not
-            there before.
+            there before. ConfigError where `require_barriers` and one is not up.
     """
+    _check_not_same(source_spec, sink_spec)
+    profile = load_profile()
+    if not has_two_processes():
+        if require_barriers:
+            raise ConfigError(f"--require-barriers: {sys.platform} has none; run it on Linux")
+        _log.warning("on %s one process does all: no barrier stands between camera and network",
+                     sys.platform)  # fmt: skip
+        return _run_in_one(source_spec, sink_spec, bundle, delay_frames, max_frames, profile)
+    from veilcam.camera.settings import PROFILE_KEYS, Settings
+    from veilcam.camera.supervise import Supervisor
+
+    settings = Settings(
+        source=source_spec,
+        sink=sink_spec,
+        mode=mode,
+        bundle=str(bundle.absolute()) if bundle is not None else "",
+        delay_frames=delay_frames,
+        max_frames=max_frames or 0,
+        profile={key: value for key, value in (profile or {}).items() if key in PROFILE_KEYS},
+    )
+    with _interrupts() as interrupt:
+        report = Supervisor(settings, require_barriers=require_barriers).run(interrupt.is_set)
+    return report, interrupt.is_set()
+
+
+def has_two_processes() -> bool:
+    """True where memory can be shared by descriptor and a process be watched by one (Linux)."""
+    return hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")
+
+
+@contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Set by the first Ctrl-C or SIGTERM, which ends the run cleanly; a second one ends at once."""
+    event = Event()
+    with _interrupt_stops(event.is_set, event.set):
+        yield event
+
+
+def _run_in_one(
+    source_spec: str, sink_spec: str, bundle: Path | None, delay_frames: int,
+    max_frames: int | None, profile: dict[str, Any] | None,
+) -> tuple[dict[str, Any], bool]:  # fmt: skip
+    """Without the means for two processes."""
     from veilcam.camera.loop import build_loop
 
-    _check_not_same(source_spec, sink_spec)
     source = StoppableSource(open_source(source_spec))
     try:
-        with _interrupt_stops(source):
+        with _interrupt_stops(lambda: source.is_stopped, source.stop):
             sink = open_sink(sink_spec, size_hw=source.size_hw, fps=source.fps)
             source.sink = sink
             try:
                 loop = build_loop(
-                    source, sink, bundle=bundle, delay_frames=delay_frames, profile=load_profile()
+                    source, sink, bundle=bundle, delay_frames=delay_frames, profile=profile
                 )
                 report = loop.run(max_frames)
                 sink.close()

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from veilcam.camera.errors import SinkError
+from veilcam.camera.sandbox import loopback_devices
 from veilcam.camera.sink_file import PICTURE_SUFFIXES, ClipSink, PictureSink, PngFolderSink
 from veilcam.camera.types import SafeFrame
 
@@ -121,7 +122,11 @@ class VirtualSink:
         height, width = size_hw
         try:
             bgr = pyvirtualcam.PixelFormat.BGR
-            self._camera = pyvirtualcam.Camera(width=width, height=height, fps=fps, fmt=bgr)
+            # Named, because looking through every device would touch cameras as well.
+            device = str(loopback[0]) if (loopback := loopback_devices()) else None
+            self._camera = pyvirtualcam.Camera(
+                width=width, height=height, fps=fps, fmt=bgr, device=device
+            )
         except (RuntimeError, OSError, ValueError) as error:
             raise SinkError(
                 "no virtual camera can be opened; run `sudo apt install v4l2loopback-dkms && sudo "

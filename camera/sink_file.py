@@ -25,8 +25,19 @@ _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _CLOCK_HZ = 90_000
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+def _temporary(path: Path, process_id: int | None = None) -> Path:
+    return path.with_name(f".{path.name}.{process_id or os.getpid()}.part")
+
+
+def remove_unfinished(spec: str, process_id: int) -> None:
+    """Removes what a process that was killed left of the sink `spec`."""
+    kind, _, target = spec.partition(":")
+    if kind not in ("file", "png") or not target:
+        return
+    part = _temporary(Path(target).absolute(), process_id)
+    shutil.rmtree(part, ignore_errors=True)
+    with suppress(OSError):
+        part.unlink(missing_ok=True)
 
 
 def _sink_error(path: Path, error: BaseException) -> SinkError:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from veilcam.camera import cli, doctor
+from veilcam.camera import cli, doctor, session
 from veilcam.camera.errors import GraphError, SinkError
 from veilcam.camera.types import SafeFrame
 
@@ -58,6 +58,7 @@ def fake_loop(monkeypatch: pytest.MonkeyPatch) -> type[FakeLoop]:
     module = ModuleType("veilcam.camera.loop")
     module.build_loop = build_loop  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "veilcam.camera.loop", module)
+    monkeypatch.setattr(session, "has_two_processes", lambda: False)  # see test_session for two
     monkeypatch.setattr(FakeLoop, "on_frame", staticmethod(lambda index: None))
     monkeypatch.setenv("VEILCAM_PROFILE", "/nonexistent/profile.json")
     return FakeLoop
@@ -229,7 +230,15 @@ def test_doctor_says_what_to_do_about_each_finding(
     assert cli.call(["doctor", "--json"]) == 2
     value = json.loads(capsys.readouterr().out)
     names = [check["name"] for check in value["checks"]]
-    assert names == ["cameras", "display", "providers", "cpu", "virtual camera", "bundle"]
+    assert names == [
+        "cameras",
+        "display",
+        "providers",
+        "cpu",
+        "virtual camera",
+        "barriers",
+        "bundle",
+    ]
     assert all(check["cure"] for check in value["checks"] if check["status"] != "ok")
     assert not value["ok"]
 

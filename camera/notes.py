@@ -1,0 +1,78 @@
+"""What the supervisor keeps: shared memory and channel of a pair, patience, notes of the run."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from veilcam.camera import ring
+from veilcam.camera.errors import VeilcamError
+from veilcam.camera.link import open_pair
+
+
+class WorkerError(VeilcamError):
+    """A process of ours cannot be kept running."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Patience, in seconds: to come up, to say something, to end when asked."""
+
+    start_s: float = 60.0
+    publish_silence_s: float = 15.0
+    ending_s: float = 10.0
+
+
+@dataclass(slots=True)
+class Pair:
+    """The shared memory and channel of one publish process and its capture processes."""
+
+    capture_end: int
+    publish_end: int
+    ring: int
+    ring_read_only: int
+    hold: int
+    hold_read_only: int
+
+    def close(self) -> None:
+        """Closes every descriptor."""
+        for name in self.__slots__:
+            os.close(getattr(self, name))
+
+
+def open_shared() -> Pair:
+    """Fresh memory and a fresh channel: nothing of an earlier pair can reach into it."""
+    frames, hold = ring.create_memory()
+    return Pair(*open_pair(), frames, ring.read_only(frames), hold, ring.read_only(hold))
+
+
+@dataclass(slots=True)
+class Notes:
+    """What the supervisor knows of the run.
+
+    Attributes:
+        epoch: Lives of capture with the publish process of now.
+        is_live, was_up: What capture said of its source; whether it ever delivered.
+        is_stopping, has_ended, is_done: Asked to end; source at its end; output stands.
+        faults, restarts: Counters by what and by role.
+        failures: Of either process, since the last life that was long enough.
+        error: Why the run ends without an output.
+        capture_values, publish_values: Last report of every process, by process id.
+        barriers: By role.
+    """
+
+    epoch: int = 0
+    is_live: bool = False
+    was_up: bool = False
+    is_stopping: bool = False
+    has_ended: bool = False
+    is_done: bool = False
+    faults: Counter[str] = field(default_factory=Counter)
+    restarts: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
+    error: VeilcamError | None = None
+    capture_values: dict[int, dict[str, Any]] = field(default_factory=dict)
+    publish_values: dict[int, dict[str, Any]] = field(default_factory=dict)
+    barriers: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""What the supervisor tells both processes before anything else; standard library only."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from veilcam.camera.control import ProtocolError
+
+PROFILE_KEYS = ("precision", "threads", "execution_provider")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One run, in plain values.
+
+    Attributes:
+        source, sink: As on the command line; paths of files made absolute.
+        mode: Which builder capture uses (`capture.BUILDERS`).
+        bundle: Absolute path, or empty for the package's own.
+        delay_frames: Frames of look-ahead.
+        max_frames: Stop after so many, 0 for no limit.
+        profile: The device profile's keys in `PROFILE_KEYS`.
+        live_limit_s, clip_limit_s: Longest time without a frame before a blank is shown and
+            capture is started anew; for a clip the sink may wait longer.
+    """
+
+    source: str
+    sink: str
+    mode: str = "face"
+    bundle: str = ""
+    delay_frames: int = 0
+    max_frames: int = 0
+    profile: dict[str, Any] = field(default_factory=dict)
+    live_limit_s: float = 1.0
+    clip_limit_s: float = 10.0
+
+    def to_values(self) -> dict[str, Any]:
+        """For a `control.Setup`."""
+        return asdict(self)
+
+
+def from_values(values: dict[str, Any]) -> Settings:
+    """Settings out of a `control.Setup`. Raises ProtocolError where they are none."""
+    kinds: dict[str, type] = dict.fromkeys(("source", "sink", "mode", "bundle"), str)
+    kinds |= dict.fromkeys(("delay_frames", "max_frames"), int) | {"profile": dict}
+    kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s"), float)
+    if set(values) != set(kinds) or any(type(values[k]) is not kinds[k] for k in kinds):
+        raise ProtocolError("wrong settings")
+    return Settings(**values)

@@ -1,0 +1,104 @@
+"""How capture and publish come up: channels first, then barriers, and only then real imports."""
+
+import ctypes
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from veilcam.camera import control
+from veilcam.camera.barriers import Plan, raise_barriers
+from veilcam.camera.errors import VeilcamError
+from veilcam.camera.link import Link
+from veilcam.camera.settings import Settings, from_values
+
+_PR_SET_PDEATHSIG = 1
+_SETUP_S = 30.0
+_MAX_LOG_LINES = 200
+_STORM = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGWINCH", "SIGCONT",
+          "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGVTALRM", "SIGPROF", "SIGIO")  # fmt: skip
+
+
+@dataclass(slots=True)
+class Worker:
+    """What a process was born with.
+
+    Attributes:
+        settings: The run.
+        supervisor: Channel to the supervisor.
+        peer: Channel to the other process.
+        ring, hold: Descriptors of the shared frames and of the reader's page.
+    """
+
+    settings: Settings
+    supervisor: Link
+    peer: Link
+    ring: int
+    hold: int
+
+
+def start_worker(argv: list[str], plan_for: Callable[[Settings], Plan], die_with: int) -> Worker:
+    """Opens the channels, raises the barriers of `plan_for`, tells the supervisor what holds.
+
+    Args:
+        argv: Process id of the supervisor, then the descriptors: supervisor, peer, ring, hold.
+        plan_for: `sandbox.capture_plan` or `publish_plan`.
+        die_with: Signal this process gets when the supervisor dies, 0 for none.
+    """
+    parent, *descriptors = (int(text) for text in argv)
+    for name in _STORM:  # our end is decided by the supervisor, and by SIGTERM and SIGKILL
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    supervisor, peer = Link(descriptors[0]), Link(descriptors[1])
+    settings = from_values(wait_for(supervisor, control.Setup, _SETUP_S).values)
+    supervisor.send(control.Barriers(raise_barriers(plan_for(settings))))
+    if die_with:  # after the barriers: a new user name space forgets it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, die_with, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+    _log_to(supervisor)
+    return Worker(settings, supervisor, peer, descriptors[2], descriptors[3])
+
+
+def wait_for(link: Link, kind: type[control.Setup], timeout_s: float) -> control.Setup:
+    """The first message of a channel, which must be of that kind."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        if link.wait(0.5) and (message := link.receive()) is not None:
+            if isinstance(message, kind):
+                return message
+            raise control.ProtocolError(f"wanted {kind.__name__}")
+    raise EOFError("the supervisor says nothing")
+
+
+class _LinkHandler(logging.Handler):
+    """Log lines go to the supervisor: these processes have no output of their own."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link, self._left = link, _MAX_LOG_LINES
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._left > 0:
+            self._left -= 1
+            self._link.send(control.Log(record.levelno, record.getMessage()))
+
+
+def _log_to(link: Link) -> None:
+    logging.basicConfig(handlers=[_LinkHandler(link)], level=logging.WARNING)
+    logging.getLogger("veilcam").setLevel(logging.INFO)
+
+
+def failure(error: BaseException, epoch: int) -> control.Failed:
+    """What the supervisor is told: our own message, or type and place of anything else."""
+    if isinstance(error, VeilcamError):
+        return control.Failed(epoch, True, " ".join(str(error).split()))
+    trace, place = error.__traceback__, "outside the package"
+    while trace is not None:
+        path = Path(trace.tb_frame.f_code.co_filename)
+        if path.parent.name == "camera":
+            place = f"at {path.parent.name}/{path.name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return control.Failed(epoch, False, f"unexpected {type(error).__name__} {place}")
