@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veilcam.camera import control
-from veilcam.camera.errors import ConfigError, SourceError
+from veilcam.camera.errors import ConfigError, InputError, SourceError
 from veilcam.camera.sandbox import capture_plan
 from veilcam.camera.settings import Settings
-from veilcam.camera.worker import Worker, failure, start_worker
+from veilcam.camera.worker import Worker, failure, start_worker, wait_for
 
 if TYPE_CHECKING:
     from veilcam.camera.loop import Loop
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from veilcam.camera.types import Frame, SafeFrame
 
 BUILDERS = {"face": "veilcam.camera.loop:build_loop"}  # `--mode` -> who builds its loop
-WARM_FRAMES = 5  # a new life has no tracks yet: its first frames stay blank
 _REPORT_S = 0.5
 _LOSSLESS_AHEAD = 2
 Build = Callable[..., "Loop"]
@@ -43,7 +42,7 @@ class Steered:
         self.fps, self.size_hw, self.is_live = source.fps, source.size_hw, source.is_live
         self.is_stopped = False
         self.report: Callable[[], dict[str, Any]] | None = None
-        self._reported_s = time.monotonic()
+        self._reported_s = self._heard_s = time.monotonic()
 
     @property
     def frames_dropped(self) -> int:
@@ -54,7 +53,17 @@ class Steered:
         """Next frame, or None at the end or once stopped."""
         self.listen()
         self.tell()
-        return None if self.is_stopped else self._source.read()
+        if self.is_stopped:
+            return None
+        try:
+            frame = self._source.read()
+        except SourceError as error:
+            silent_s = time.monotonic() - self._heard_s
+            if self.is_live and silent_s > self._worker.settings.source_limit_s:
+                raise InputError(f"{error}; opening it anew") from error  # ends this life
+            raise
+        self._heard_s = time.monotonic()
+        return frame
 
     def skip(self) -> None:
         """Leaves out the frames of a clip that are published already."""
@@ -72,10 +81,10 @@ class Steered:
         except EOFError as error:
             raise _Gone from error
 
-    def tell(self, *, is_last: bool = False) -> None:
+    def tell(self, *, is_due: bool = False) -> None:
         """Sends the counters now and then."""
         now_s = time.monotonic()
-        if self.report is not None and (is_last or now_s - self._reported_s > _REPORT_S):
+        if self.report is not None and (is_due or now_s - self._reported_s > _REPORT_S):
             self._reported_s = now_s
             self._worker.supervisor.send(control.Report(self._epoch, self.report()))
 
@@ -103,16 +112,24 @@ class RingSink:
         """Hands the picture over."""
         if self._blank_first > 0:
             self._blank_first -= 1
-            frame = _blanked(frame)
+            frame = self._filler(frame.index, frame.time_s, "starting again")
         self._hear()
         while self._is_lossless and self._num_written - self._num_taken >= _LOSSLESS_AHEAD:
             if self._source.is_stopped and self._worker.peer.wait(2.0) is False:
                 raise _Gone
             self._worker.peer.wait(0.1)
             self._hear()
-        slot, seq = self._ring.write(frame)
+        try:
+            slot, seq = self._ring.write(frame)
+        except ValueError:  # not the picture that was agreed on: nobody can vouch for it
+            slot, seq = self._ring.write(self._filler(frame.index, frame.time_s, "wrong size"))
         if self._worker.peer.send(control.Wrote(self._epoch, slot, seq)):
             self._num_written += 1
+
+    def _filler(self, index: int, time_s: float, reason: str) -> "SafeFrame":
+        from veilcam.camera.types import SafeFrame
+
+        return SafeFrame.blank(self._source.size_hw, index=index, time_s=time_s, reason=reason)
 
     def _hear(self) -> None:
         self._source.listen()
@@ -124,12 +141,6 @@ class RingSink:
             raise _Gone from error
 
 
-def _blanked(frame: "SafeFrame") -> "SafeFrame":
-    size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
-    kind = type(frame)
-    return kind.blank(size_hw, index=frame.index, time_s=frame.time_s, reason="starting again")
-
-
 def load_builder(mode: str) -> Build:
     """The function that builds the loop of a mode, with `loop.build_loop`'s signature."""
     if mode not in BUILDERS:
@@ -139,10 +150,11 @@ def load_builder(mode: str) -> Build:
     return build
 
 
-def run_capture(worker: Worker, begin: control.Begin, build: Build) -> None:
+def run_capture(
+    worker: Worker, begin: control.Begin, build: Build, open_source: "Callable[[str], Source]"
+) -> None:
     """One life: open the source, agree on the size, run the loop until the source ends."""
     from veilcam.camera.ring import Geometry, RingWriter
-    from veilcam.camera.source import open_source
 
     settings, epoch = worker.settings, begin.epoch
     source = Steered(worker, open_source(settings.source), skip=begin.resume_at, epoch=epoch)
@@ -158,7 +170,7 @@ def run_capture(worker: Worker, begin: control.Begin, build: Build) -> None:
         go = _wait_go(worker, source, epoch)
         sink = RingSink(
             worker, ring, source, epoch=epoch, is_lossless=go.is_lossless,
-            blank_first=WARM_FRAMES if begin.epoch > 1 else 0,
+            blank_first=begin.blank_frames,
         )  # fmt: skip
         bundle = Path(settings.bundle) if settings.bundle else None
         loop = build(
@@ -168,9 +180,10 @@ def run_capture(worker: Worker, begin: control.Begin, build: Build) -> None:
         source.skip()
         worker.peer.send(control.Started(epoch))
         source.report = lambda: counters(loop)
+        source.tell(is_due=True)  # it is up: from now on its end is a loss, not a failed start
         left = settings.max_frames - begin.resume_at if settings.max_frames else None
         loop.run(left if left is None else max(0, left))
-        source.tell(is_last=True)
+        source.tell(is_due=True)
     finally:
         source.close()
     worker.peer.send(control.Ended(epoch))
@@ -200,48 +213,39 @@ def _wait_go(worker: Worker, source: Steered, epoch: int) -> control.Go:
             return message
 
 
-def _wait_begin(worker: Worker) -> control.Begin | None:
-    """The order to begin; until then this process is a spare. None where none will come."""
-    while True:
-        worker.supervisor.wait(1.0)
-        try:
-            message = worker.supervisor.receive()
-        except EOFError:
-            return None
-        if isinstance(message, control.Stop):
-            return None
-        if isinstance(message, control.Begin):
-            return message
+def load_parts(settings: Settings) -> tuple[Build, "Callable[[str], Source]"]:
+    """The mode's builder and the opener of sources, with all they need imported."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    onnxruntime = importlib.import_module("onnxruntime")
+    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.disable_telemetry_events()  # its reports to its maker could not leave anyway
+    for name in ("ring", "analysis", "generator", "compose"):
+        importlib.import_module(f"veilcam.camera.{name}")
+    return load_builder(settings.mode), importlib.import_module("veilcam.camera.source").open_source
 
 
-def main(argv: list[str], load: Callable[[Settings], Build] | None = None) -> int:
-    """Runs the process; exit code 0 where it ended as planned."""
+def main(argv: list[str], load: Callable[[Settings], tuple[Build, Any]] = load_parts) -> int:
+    """Runs the process; exit code 0 where it ended as planned.
+
+    Args:
+        argv: See `worker.start_worker`.
+        load: Gives builder and opener once the barriers are up; tests put theirs here.
+    """
     worker = start_worker(argv, capture_plan, signal.SIGKILL)
     epoch = 0
     try:
-        _quiet_libraries()
-        build = load(worker.settings) if load else load_builder(worker.settings.mode)
-        begin = _wait_begin(worker)
+        build, open_source = load(worker.settings)
+        begin = wait_for(worker.supervisor, control.Begin)  # until then this is a spare
         if begin is None:
             return 0
         epoch = begin.epoch
-        run_capture(worker, begin, build)
+        run_capture(worker, begin, build, open_source)
     except _Gone:
         return 1
     except BaseException as error:  # told by type and place: a message could hold anything
         worker.supervisor.send(failure(error, epoch))
         return 1
     return 0
-
-
-def _quiet_libraries() -> None:
-    """Their lines go nowhere here, and ONNX Runtime's reports to its maker are not wanted."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    onnxruntime = importlib.import_module("onnxruntime")
-    onnxruntime.set_default_logger_severity(3)
-    onnxruntime.disable_telemetry_events()
-    for name in ("source", "ring", "analysis", "generator", "compose"):
-        importlib.import_module(f"veilcam.camera.{name}")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,14 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Supervisor to capture: read the source from frame `resume_at` on, as life number `epoch`."""
+    """Supervisor to capture: read the source from frame `resume_at` on, as life number `epoch`.
+
+    The first `blank_frames` frames are not to be shown: a new life knows no tracks yet.
+    """
 
     epoch: int
     resume_at: int
+    blank_frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ Message = (
     | Failed | Barriers | Report | Log | Setup
 )  # fmt: skip
 _FIXED: dict[int, tuple[type[Any], struct.Struct]] = {
-    1: (Begin, struct.Struct("<IQ")),
+    1: (Begin, struct.Struct("<IQI")),
     2: (Ready, struct.Struct("<IIId?")),
     3: (Go, struct.Struct("<I?")),
     4: (Started, struct.Struct("<I")),

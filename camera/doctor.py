@@ -1,7 +1,9 @@
 """Looks at this machine: what Veilcam can use here, and what to do about what it cannot."""
 
 import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,7 @@ from typing import Literal
 from veilcam.camera import barriers
 from veilcam.camera.errors import VeilcamError
 
+_PROBE_S = 20.0
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -106,8 +109,6 @@ def check_barriers() -> Check:
     if not has_two_processes():
         cure = "run Veilcam on Linux; here one process sees raw pictures and owns the output"
         return Check("barriers", "warn", "none: one process does all", cure)
-    from veilcam.camera.supervise import probe_barriers
-
     found = probe_barriers()
     if not found:
         return Check("barriers", "fail", "the processes do not start", "run ./scripts/setup")
@@ -123,6 +124,18 @@ def check_barriers() -> Check:
         cure = "use a kernel with Landlock (5.13) and seccomp; --require-barriers refuses to run"
         return Check("barriers", "warn", "; ".join(told), cure)
     return Check("barriers", "ok", "; ".join(told))
+
+
+def probe_barriers() -> dict[str, dict[str, str]]:
+    """Starts both processes, lets them raise and try their barriers, and ends them again."""
+    from veilcam.camera.settings import Settings
+    from veilcam.camera.supervise import Supervisor
+
+    probe = Supervisor(Settings(source="demo", sink="null"))
+    deadline_s = time.monotonic() + _PROBE_S
+    with suppress(VeilcamError):
+        probe.run(lambda: len(probe.notes.barriers) == 2 or time.monotonic() > deadline_s)
+    return probe.notes.barriers
 
 
 def check_bundle(path: Path | None = None) -> Check:

@@ -4,6 +4,7 @@ import math
 import os
 import select
 import socket
+from contextlib import suppress
 from typing import Any
 
 from veilcam.camera.control import MAX_BYTES, Message, decode, encode
@@ -74,3 +75,11 @@ def open_pair() -> tuple[int, int]:
     """Two connected ends of a channel, as descriptors that are not inherited."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return ours.detach(), theirs.detach()
+
+
+def drain(descriptor: int) -> None:
+    """Throws away what waits at an end of a channel."""
+    os.set_blocking(descriptor, False)
+    with suppress(BlockingIOError, ConnectionError):
+        while os.read(descriptor, MAX_BYTES + 1):
+            pass

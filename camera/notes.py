@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from veilcam.camera import ring
+from veilcam.camera import memory
 from veilcam.camera.errors import VeilcamError
 from veilcam.camera.link import open_pair
 
@@ -18,10 +18,18 @@ class WorkerError(VeilcamError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Patience, in seconds: to come up, to say something, to end when asked."""
+    """Patience, in seconds.
+
+    Attributes:
+        start_s: For either process to come up.
+        silence_s: For a publish process with a sink that takes a picture at once (virtual, null).
+        long_silence_s: For one whose disk or window may keep it busy.
+        ending_s: For capture to end when asked.
+    """
 
     start_s: float = 60.0
-    publish_silence_s: float = 15.0
+    silence_s: float = 0.8
+    long_silence_s: float = 20.0
     ending_s: float = 10.0
 
 
@@ -44,8 +52,8 @@ class Pair:
 
 def open_shared() -> Pair:
     """Fresh memory and a fresh channel: nothing of an earlier pair can reach into it."""
-    frames, hold = ring.create_memory()
-    return Pair(*open_pair(), frames, ring.read_only(frames), hold, ring.read_only(hold))
+    frames, hold = memory.create_memory()
+    return Pair(*open_pair(), frames, memory.read_only(frames), hold, memory.read_only(hold))
 
 
 @dataclass(slots=True)

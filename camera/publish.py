@@ -16,7 +16,7 @@ from veilcam.camera import control
 from veilcam.camera.link import wait_any
 from veilcam.camera.sandbox import LIVE_SINKS, publish_plan
 from veilcam.camera.settings import Settings
-from veilcam.camera.worker import Worker, failure, start_worker
+from veilcam.camera.worker import Worker, failure, start_worker, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from veilcam.camera.types import SafeFrame
 
 _BLANK_EVERY_S = 0.5
-_REPORT_S = 0.5
+_REPORT_S = 0.25
 _MAX_JUMP_S = 5.0
 _MAX_TIMINGS = 5000
 
@@ -255,6 +255,7 @@ class Publisher:
             **self.counts,
             "num_pictures": self._num_pictures,
             "longest_outage_s": round(self._longest_outage_s, 3),
+            **getattr(self._sink, "counters", {}),  # a sink may have numbers of its own
         }
         if self._crossing_ms:
             from veilcam.camera.loop import percentiles
@@ -280,13 +281,12 @@ def main(argv: list[str], open_sink: "Callable[..., Sink] | None" = None) -> int
     """Runs the process; exit code 0 where it ended as planned."""
     worker = start_worker(argv, publish_plan, 0)  # a dead supervisor is seen at its channel
     signal.signal(signal.SIGTERM, _leave)
-    publisher: Publisher | None = None
     try:
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         from veilcam.camera import loop, ring, sink  # noqa: F401  loaded before the first frame
 
-        publisher = Publisher(worker, open_sink or sink.open_sink)
-        publisher.run()
+        if wait_for(worker.supervisor, control.Begin) is not None:  # until then this is a spare
+            Publisher(worker, open_sink or sink.open_sink).run()
     except EOFError:
         return 1
     except BaseException as error:  # told by type and place: a message could hold anything

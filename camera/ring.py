@@ -7,7 +7,6 @@ being handed stays still. The writer never waits here: whoever must not lose a f
 `control.Taken`. Memory is sealed against growing and shrinking, and the reader's map is read-only.
 """
 
-import fcntl
 import math
 import mmap
 import os
@@ -17,15 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from veilcam.camera.memory import PAGE, add_seals, is_sealed
 from veilcam.camera.types import _MAKER, SafeFrame
 
 NUM_SLOTS = 4
-_PAGE = 4096
 _MAGIC = 0x4C494556
 _LAYOUT = struct.Struct("<IIII")  # magic, height, width, number of slots
 _SLOT = struct.Struct("<QQQdQH128s")  # seq, epoch, index, time_s, handed_ns, length, reason
-_SEALS = 0x0001 | 0x0002 | 0x0004  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
-_F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _MAX_GAP_S = 3600.0
 
 
@@ -43,34 +40,16 @@ class Geometry:
     @property
     def slot_bytes(self) -> int:
         """Bytes of one slot, whole pages."""
-        return _PAGE * (1 + math.ceil(self.height * self.width * 3 / _PAGE))
+        return PAGE * (1 + math.ceil(self.height * self.width * 3 / PAGE))
 
     @property
     def total_bytes(self) -> int:
         """Bytes of the ring."""
-        return _PAGE + NUM_SLOTS * self.slot_bytes
+        return PAGE + NUM_SLOTS * self.slot_bytes
 
 
-def create_memory() -> tuple[int, int]:
-    """Descriptors of an empty ring and of the reader's page; both are still to be shared."""
-    ring = os.memfd_create("veilcam-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    hold = os.memfd_create("veilcam-hold", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(hold, _PAGE)
-    _add_seals(hold)
-    return ring, hold
-
-
-def read_only(descriptor: int) -> int:
-    """A second descriptor of the same memory through which nothing can be written."""
-    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _add_seals(descriptor: int) -> None:
-    fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
-
-
-def _is_sealed(descriptor: int) -> bool:
-    return fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEALS == _SEALS
+def _layout(geometry: Geometry) -> tuple[int, int, int, int]:
+    return _MAGIC, geometry.height, geometry.width, NUM_SLOTS
 
 
 class RingWriter:
@@ -87,16 +66,19 @@ class RingWriter:
     """
 
     def __init__(self, ring: int, hold: int, geometry: Geometry, *, epoch: int) -> None:
-        if os.fstat(ring).st_size == 0:
+        is_new = os.fstat(ring).st_size == 0
+        if is_new:
             os.ftruncate(ring, geometry.total_bytes)
-            _add_seals(ring)
+            add_seals(ring)
         if os.fstat(ring).st_size != geometry.total_bytes:
             raise ValueError(f"the ring is not for {geometry.width}x{geometry.height}")
         self._memory = mmap.mmap(ring, geometry.total_bytes)
-        self._hold = np.frombuffer(mmap.mmap(hold, _PAGE, prot=mmap.PROT_READ), np.uint64)
-        _LAYOUT.pack_into(self._memory, 0, _MAGIC, geometry.height, geometry.width, NUM_SLOTS)
+        if not is_new and _LAYOUT.unpack_from(self._memory) != _layout(geometry):
+            raise ValueError(f"the ring is not for {geometry.width}x{geometry.height}")
+        self._hold = np.frombuffer(mmap.mmap(hold, PAGE, prot=mmap.PROT_READ), np.uint64)
+        _LAYOUT.pack_into(self._memory, 0, *_layout(geometry))
         self._geometry, self._epoch, self._last = geometry, epoch, -1
-        starts = [_PAGE + n * geometry.slot_bytes for n in range(NUM_SLOTS)]
+        starts = [PAGE + n * geometry.slot_bytes for n in range(NUM_SLOTS)]
         self._starts = starts
         self._seqs = [np.frombuffer(self._memory, np.uint64, 1, at) for at in starts]
         for seq in self._seqs:  # a slot that a killed writer left odd
@@ -122,7 +104,7 @@ class RingWriter:
             self._memory, start, seq, self._epoch, frame.index, frame.time_s, handed_ns,
             len(reason), reason,
         )  # fmt: skip
-        pixels = np.frombuffer(self._memory, np.uint8, frame.bgr.size, start + _PAGE)
+        pixels = np.frombuffer(self._memory, np.uint8, frame.bgr.size, start + PAGE)
         np.copyto(pixels.reshape(size), frame.bgr)
         self._seqs[slot][0] = seq + 1
         return slot, seq + 1
@@ -153,10 +135,13 @@ class RingReader:
     """
 
     def __init__(self, ring: int, hold: int, geometry: Geometry) -> None:
-        if not _is_sealed(ring) or os.fstat(ring).st_size != geometry.total_bytes:
+        if not is_sealed(ring) or os.fstat(ring).st_size != geometry.total_bytes:
             raise ValueError("the ring is not what capture announced")
         self._memory = mmap.mmap(ring, geometry.total_bytes, prot=mmap.PROT_READ)
-        self._hold = np.frombuffer(mmap.mmap(hold, _PAGE), np.uint64)
+        if _LAYOUT.unpack_from(self._memory) != _layout(geometry):
+            raise ValueError("the ring is not what capture announced")
+        self._hold = np.frombuffer(mmap.mmap(hold, PAGE), np.uint64)
+        self._hold[0] = 0  # an earlier reader's, who may have been killed
         self._geometry = geometry
         self._held: tuple[int, int] | None = None
         self.handed_ns = 0
@@ -169,7 +154,7 @@ class RingReader:
         """
         if not 0 <= slot < NUM_SLOTS or seq % 2:
             raise TornFrameError(f"slot {slot}, sequence {seq}")
-        start = _PAGE + slot * self._geometry.slot_bytes
+        start = PAGE + slot * self._geometry.slot_bytes
         self._hold[0] = slot + 1
         self._held = (start, seq)
         found = _SLOT.unpack_from(self._memory, start)
@@ -178,7 +163,7 @@ class RingReader:
             raise TornFrameError(f"slot {slot} moved on")
         _, _, index, time_s, self.handed_ns, length, reason = found
         size = (self._geometry.height, self._geometry.width, 3)
-        pixels = np.frombuffer(self._memory, np.uint8, math.prod(size), start + _PAGE)
+        pixels = np.frombuffer(self._memory, np.uint8, math.prod(size), start + PAGE)
         text = reason[:length].decode("utf-8", "replace")
         text = "".join(c if c.isprintable() else "?" for c in text)
         return SafeFrame(pixels.reshape(size), index, time_s, text, _MAKER)

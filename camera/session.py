@@ -13,9 +13,6 @@ from types import FrameType
 from typing import Any
 
 from veilcam.camera.errors import ConfigError, SinkError
-from veilcam.camera.sink import Sink, open_sink
-from veilcam.camera.source import Source, demo_clip, open_source
-from veilcam.camera.types import Frame
 
 _log = logging.getLogger(__name__)
 
@@ -40,42 +37,8 @@ def load_profile() -> dict[str, Any] | None:
     return value
 
 
-class StoppableSource:
-    """A source that ends when it is told to, or when the sink's viewer has seen enough.
-
-    Ctrl-C then ends the loop between two frames, never inside an encoder.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.fps = source.fps
-        self.size_hw = source.size_hw
-        self.is_live = source.is_live
-        self.is_stopped = False
-        self.sink: Sink | None = None
-
-    @property
-    def frames_dropped(self) -> int:
-        """Frames a live source dropped because a newer one was there."""
-        return int(getattr(self._source, "frames_dropped", 0))
-
-    def read(self) -> Frame | None:
-        """Next frame, or None at the end or once stopped."""
-        if self.is_stopped or (self.sink is not None and self.sink.is_done):
-            return None
-        return self._source.read()
-
-    def stop(self) -> None:
-        """Ends it before the next frame."""
-        self.is_stopped = True
-
-    def close(self) -> None:
-        """Closes the source."""
-        self._source.close()
-
-
 @contextmanager
-def _interrupt_stops(is_stopped: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
+def interrupt_stops(is_stopped: Callable[[], bool], stop: Callable[[], None]) -> Iterator[None]:
     """First Ctrl-C or SIGTERM ends the run after this frame, a second one at once."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -97,10 +60,13 @@ def _interrupt_stops(is_stopped: Callable[[], bool], stop: Callable[[], None]) -
 
 
 def _check_not_same(source_spec: str, sink_spec: str) -> None:
+    if not sink_spec.startswith("file:"):
+        return
+    from veilcam.camera.source import demo_clip
+
     target = Path(sink_spec.partition(":")[2])
     origin = demo_clip() if source_spec == "demo" else Path(source_spec)
-    is_both_there = sink_spec.startswith("file:") and origin.exists() and target.exists()
-    if is_both_there and origin.samefile(target):
+    if origin.exists() and target.exists() and origin.samefile(target):
         raise SinkError(f"{target} is the source itself; give another output name")
 
 
@@ -124,7 +90,10 @@ def run_session(
             raise ConfigError(f"--require-barriers: {sys.platform} has none; run it on Linux")
         _log.warning("on %s one process does all: no barrier stands between camera and network",
                      sys.platform)  # fmt: skip
-        return _run_in_one(source_spec, sink_spec, bundle, delay_frames, max_frames, profile)
+        from veilcam.camera.single import run_in_one
+
+        return run_in_one(source_spec, sink_spec, bundle, delay_frames, max_frames, profile)
+    from veilcam.camera.sandbox import camera_device
     from veilcam.camera.settings import PROFILE_KEYS, Settings
     from veilcam.camera.supervise import Supervisor
 
@@ -136,6 +105,9 @@ def run_session(
         delay_frames=delay_frames,
         max_frames=max_frames or 0,
         profile={key: value for key, value in (profile or {}).items() if key in PROFILE_KEYS},
+        # A webcam is opened anew soon: plugged in again it has another device file. A network
+        # camera needs longer to answer.
+        source_limit_s=1.0 if camera_device(source_spec) else 10.0,
     )
     with _interrupts() as interrupt:
         report = Supervisor(settings, require_barriers=require_barriers).run(interrupt.is_set)
@@ -151,32 +123,5 @@ def has_two_processes() -> bool:
 def _interrupts() -> Iterator[Event]:
     """Set by the first Ctrl-C or SIGTERM, which ends the run cleanly; a second one ends at once."""
     event = Event()
-    with _interrupt_stops(event.is_set, event.set):
+    with interrupt_stops(event.is_set, event.set):
         yield event
-
-
-def _run_in_one(
-    source_spec: str, sink_spec: str, bundle: Path | None, delay_frames: int,
-    max_frames: int | None, profile: dict[str, Any] | None,
-) -> tuple[dict[str, Any], bool]:  # fmt: skip
-    """Without the means for two processes."""
-    from veilcam.camera.loop import build_loop
-
-    source = StoppableSource(open_source(source_spec))
-    try:
-        with _interrupt_stops(lambda: source.is_stopped, source.stop):
-            sink = open_sink(sink_spec, size_hw=source.size_hw, fps=source.fps)
-            source.sink = sink
-            try:
-                loop = build_loop(
-                    source, sink, bundle=bundle, delay_frames=delay_frames, profile=profile
-                )
-                report = loop.run(max_frames)
-                sink.close()
-            except BaseException:
-                sink.abort()
-                raise
-    finally:
-        source.close()
-    value: dict[str, Any] = report.to_json()
-    return value, source.is_stopped

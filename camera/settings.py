@@ -21,6 +21,7 @@ class Settings:
         profile: The device profile's keys in `PROFILE_KEYS`.
         live_limit_s, clip_limit_s: Longest time without a frame before a blank is shown and
             capture is started anew; for a clip the sink may wait longer.
+        source_limit_s: Longest time a live source may give nothing before it is opened anew.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Settings:
     profile: dict[str, Any] = field(default_factory=dict)
     live_limit_s: float = 1.0
     clip_limit_s: float = 10.0
+    source_limit_s: float = 10.0
 
     def to_values(self) -> dict[str, Any]:
         """For a `control.Setup`."""
@@ -42,7 +44,7 @@ def from_values(values: dict[str, Any]) -> Settings:
     """Settings out of a `control.Setup`. Raises ProtocolError where they are none."""
     kinds: dict[str, type] = dict.fromkeys(("source", "sink", "mode", "bundle"), str)
     kinds |= dict.fromkeys(("delay_frames", "max_frames"), int) | {"profile": dict}
-    kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s"), float)
+    kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s", "source_limit_s"), float)
     if set(values) != set(kinds) or any(type(values[k]) is not kinds[k] for k in kinds):
         raise ProtocolError("wrong settings")
     return Settings(**values)

@@ -18,26 +18,12 @@ from jaxtyping import UInt8
 
 from veilcam.camera.errors import SinkError
 from veilcam.camera.types import SafeFrame
+from veilcam.camera.unfinished import unfinished_path
 
 _log = logging.getLogger(__name__)
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _CLOCK_HZ = 90_000
-
-
-def _temporary(path: Path, process_id: int | None = None) -> Path:
-    return path.with_name(f".{path.name}.{process_id or os.getpid()}.part")
-
-
-def remove_unfinished(spec: str, process_id: int) -> None:
-    """Removes what a process that was killed left of the sink `spec`."""
-    kind, _, target = spec.partition(":")
-    if kind not in ("file", "png") or not target:
-        return
-    part = _temporary(Path(target).absolute(), process_id)
-    shutil.rmtree(part, ignore_errors=True)
-    with suppress(OSError):
-        part.unlink(missing_ok=True)
 
 
 def _sink_error(path: Path, error: BaseException) -> SinkError:
@@ -100,7 +86,7 @@ class ClipSink:
         self._size_hw = size_hw
         self._pad = (size_hw[0] % 2, size_hw[1] % 2)
         self._last_pts = -1
-        self._part = _temporary(self._path)
+        self._part = unfinished_path(self._path)
         self._container: av.container.OutputContainer | None = None
         with _translated(self._path):
             self._part.unlink(missing_ok=True)
@@ -182,7 +168,7 @@ class PictureSink:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         _check_target(self._path)
-        self._part = _temporary(self._path)
+        self._part = unfinished_path(self._path)
         self._num_frames = 0
         with _translated(self._path):
             self._part.unlink(missing_ok=True)
@@ -235,7 +221,7 @@ class PngFolderSink:
             raise SinkError(f"{self._path} exists already; give a new or an empty folder")
         if not self._path.absolute().parent.is_dir():
             raise SinkError(f"cannot write {self._path}: no folder {self._path.parent}; make it")
-        self._part = _temporary(self._path.absolute())
+        self._part = unfinished_path(self._path.absolute())
         self._num_frames = 0
         self._is_open = True
         with _translated(self._path):

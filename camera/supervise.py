@@ -8,24 +8,26 @@ inherit what publish gave up, nor the other way round.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from veilcam.camera import barriers, control
-from veilcam.camera.errors import ConfigError, InputError, VeilcamError
-from veilcam.camera.link import wait_any
-from veilcam.camera.notes import Limits, Notes, WorkerError, open_shared
+from veilcam.camera.crew import Crew
+from veilcam.camera.errors import ConfigError, InputError
+from veilcam.camera.notes import Limits, Notes, WorkerError
 from veilcam.camera.process import Process, python_command
 from veilcam.camera.sandbox import LIVE_SINKS
 from veilcam.camera.settings import Settings
-from veilcam.camera.sink_file import remove_unfinished
 from veilcam.camera.totals import merge
+from veilcam.camera.unfinished import remove_unfinished
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.2
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.05, 5.0
 _STEADY_S = 1.0  # a life this long counts as a recovery
+_SPARE_AFTER_S = 0.5  # once the run is up, so that its start is not slowed
 _MAX_FAILURES = 5  # in a row and without a frame, for what does not come back by waiting
+_BLANK_FRAMES = 5  # a new life of capture knows no tracks yet
+_QUICK_SINKS = ("virtual", "null")
 
 
 class Supervisor:
@@ -36,6 +38,10 @@ class Supervisor:
         require_barriers: Refuse where a required barrier is not up.
         capture_command, publish_command: Other programs for the two roles; tests use them.
         limits: Patience.
+
+    Attributes:
+        notes: What happened so far.
+        on_tick: Called now and then; a test's storm.
     """
 
     def __init__(
@@ -48,23 +54,22 @@ class Supervisor:
         limits: Limits | None = None,
     ) -> None:
         self._settings, self._is_strict = settings, require_barriers
-        self._capture_command = capture_command or python_command("veilcam.camera.capture")
-        self._publish_command = publish_command or python_command("veilcam.camera.publish")
         self._limits = limits or Limits()
-        self._pair = open_shared()
-        self._capture: Process | None = None
-        self._publish: Process | None = None
+        commands = {
+            "capture": capture_command or python_command("veilcam.camera.capture"),
+            "publish": publish_command or python_command("veilcam.camera.publish"),
+        }
+        self._crew = Crew(settings, commands)
         self._begin_at: tuple[float, int] | None = (0.0, 0)  # when, and at which frame
-        self._stop_due_s = 0.0
-        self._heard_publish_s = 0.0
+        self._is_first = True
+        self._stop_due_s = self._heard_publish_s = 0.0
         self.notes = Notes()
         self.on_tick: Callable[[Supervisor], None] | None = None
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process ids of those that run, by role."""
-        both = {"capture": self._capture, "publish": self._publish}
-        return {name: child.pid for name, child in both.items() if child is not None}
+        """Process ids of those at work, by role."""
+        return {role: process.pid for role, process in self._crew.active.items()}
 
     def run(self, is_stopped: Callable[[], bool]) -> dict[str, Any]:
         """Until the source ends, the viewer ends it, or `is_stopped`; the run's report.
@@ -73,74 +78,62 @@ class Supervisor:
             VeilcamError: It cannot go on; the output is dropped.
         """
         try:
-            self._spawn_publish()
-            self._spawn_capture()
+            self._heard_publish_s = time.monotonic()
+            self._crew.put("publish")
+            self._crew.put("capture")
             while not self.notes.is_done and self.notes.error is None:
-                self._wait()
+                self._crew.wait(_TICK_S)
                 self._tick(is_stopped())
                 if self.on_tick is not None:
                     self.on_tick(self)
             self._last_words()
         finally:
-            self._end_both()
+            self._crew.close()
         if self.notes.error is not None:
             raise self.notes.error
         return merge(self.notes, self._settings)
 
-    def _spawn_capture(self) -> None:
-        pair = self._pair
-        inherited = (pair.capture_end, pair.ring, pair.hold_read_only)
-        self._capture = Process(self._capture_command, inherited)
-        self._capture.link.send(control.Setup(self._settings.to_values()))
-
-    def _spawn_publish(self) -> None:
-        pair = self._pair
-        inherited = (pair.publish_end, pair.ring_read_only, pair.hold)
-        self._publish = Process(self._publish_command, inherited)
-        self._publish.link.send(control.Setup(self._settings.to_values()))
-        self._heard_publish_s = time.monotonic()
-
-    def _wait(self) -> None:
-        watched: list[Any] = []
-        for child in (self._capture, self._publish):
-            if child is not None:
-                watched += [child.link, child.exit_fd]
-        wait_any(watched, _TICK_S)
-
     def _tick(self, is_stopped: bool) -> None:
-        if self._publish is not None:
-            self._hear_publish(self._publish)
-        if self._capture is not None:
-            self._hear_capture(self._capture)
+        for crew in (self._crew.active, self._crew.spare):
+            for role, process in list(crew.items()):
+                self._hear(role, process)
         if self.notes.error is not None or self.notes.is_done:
             return
-        if self._publish is not None and not self._publish.is_alive():
-            self._lost_publish(self._publish)
-        elif self._capture is not None and not self._capture.is_alive():
-            self._lost_capture(self._capture)
+        publish, capture = (self._crew.active.get(role) for role in ("publish", "capture"))
+        if publish is not None and not publish.is_alive():
+            self._lost_publish(publish)
+        elif capture is not None and not capture.is_alive():
+            self._lost_capture(capture)
         self._begin()
         self._watch()
         if is_stopped and not self.notes.is_stopping:
             self._stop()
 
-    def _hear_capture(self, child: Process) -> None:
-        for message in child.messages():
+    def _hear(self, role: str, process: Process) -> None:
+        for message in process.messages():
             if isinstance(message, control.Barriers):
-                self._note_barriers("capture", message)
-            elif isinstance(message, control.Ready):
-                self.notes.is_live = message.is_live
-            elif isinstance(message, control.Report):
-                self.notes.capture_values[child.pid] = message.values
-                self.notes.was_up = True
-                if time.monotonic() - child.started_s > _STEADY_S:
-                    self.notes.failures = 0
-            elif isinstance(message, control.Failed):
-                self._failed_capture(message)
+                self._note_barriers(role, message)
             elif isinstance(message, control.Log):
                 _log.log(message.level, "%s", message.text)
-            elif isinstance(message, control.Ended):
-                self.notes.is_stopping = self.notes.has_ended = True  # publish closes the output
-                self._stop_due_s = time.monotonic() + 60.0 + self._limits.ending_s
+            elif role == "capture":
+                self._hear_capture(process, message)
+            else:
+                self._heard_publish_s = time.monotonic()
+                self._hear_publish(process, message)
+
+    def _hear_capture(self, process: Process, message: control.Message) -> None:
+        if isinstance(message, control.Ready):
+            self.notes.is_live = message.is_live
+        elif isinstance(message, control.Report):
+            self.notes.capture_values[process.pid] = message.values
+            self.notes.was_up = True
+            if time.monotonic() - process.started_s > _STEADY_S:
+                self.notes.failures = 0
+        elif isinstance(message, control.Failed):
+            self._failed_capture(message)
+        elif isinstance(message, control.Ended):
+            self.notes.is_stopping = self.notes.has_ended = True  # publish closes the output
+            self._stop_due_s = time.monotonic() + 60.0 + self._limits.ending_s
 
     def _failed_capture(self, message: control.Failed) -> None:
         """It says why it ends: bad input and a first start that fails end the run."""
@@ -152,37 +145,25 @@ class Supervisor:
         else:
             _log.warning("capture: %s", message.text)
 
-    def _hear_publish(self, child: Process) -> None:
-        for message in child.messages():
-            self._heard_publish_s = time.monotonic()
-            if isinstance(message, control.Barriers):
-                self._note_barriers("publish", message)
-            elif isinstance(message, control.Report):
-                self.notes.publish_values[child.pid] = message.values
-            elif isinstance(message, control.Resume):
-                self._plan_begin(message.index)
-            elif isinstance(message, control.Stalled):
-                self._stalled(message)
-            elif isinstance(message, control.Done):
-                self.notes.is_done = True
-            elif isinstance(message, control.Failed):
-                self._failed_publish(message)
-            elif isinstance(message, control.Log):
-                _log.log(message.level, "%s", message.text)
-
-    def _failed_publish(self, message: control.Failed) -> None:
-        if message.is_input:
-            self.notes.error = InputError(message.text)
-        elif not self._is_sink_live():
-            self.notes.error = WorkerError(f"{message.text}; please report it")
-        else:
-            _log.warning("publish: %s", message.text)
-
-    def _stalled(self, message: control.Stalled) -> None:
-        child = self._capture
-        if child is not None and child.epoch == message.epoch:
-            child.is_hung = True
-            child.kill()
+    def _hear_publish(self, process: Process, message: control.Message) -> None:
+        if isinstance(message, control.Report):
+            self.notes.publish_values[process.pid] = message.values
+        elif isinstance(message, control.Resume):
+            self._plan_begin(message.index)
+        elif isinstance(message, control.Stalled):
+            capture = self._crew.active.get("capture")
+            if capture is not None and capture.epoch == message.epoch:
+                capture.is_hung = True
+                capture.kill()
+        elif isinstance(message, control.Done):
+            self.notes.is_done = True
+        elif isinstance(message, control.Failed):
+            if message.is_input:
+                self.notes.error = InputError(message.text)
+            elif not self._is_sink_live():
+                self.notes.error = WorkerError(f"{message.text}; please report it")
+            else:
+                _log.warning("publish: %s", message.text)
 
     def _note_barriers(self, role: str, message: control.Barriers) -> None:
         self.notes.barriers[role] = message.state
@@ -195,123 +176,124 @@ class Supervisor:
 
     def _begin(self) -> None:
         """Lets the waiting capture process begin when its time has come and both are fenced."""
-        if self._begin_at is None or self._capture is None or len(self.notes.barriers) < 2:
+        capture = self._crew.active.get("capture")
+        if self._begin_at is None or capture is None or len(self.notes.barriers) < 2:
             return
         due_s, resume_at = self._begin_at
         if time.monotonic() < due_s or self.notes.is_stopping:
             return
         self._begin_at = None
         self.notes.epoch += 1
-        self._capture.epoch, self._capture.started_s = self.notes.epoch, time.monotonic()
-        self._capture.link.send(control.Begin(self.notes.epoch, resume_at))
+        capture.epoch, capture.started_s = self.notes.epoch, time.monotonic()
+        blank_frames = 0 if self._is_first else _BLANK_FRAMES
+        self._is_first = False
+        capture.link.send(control.Begin(self.notes.epoch, resume_at, blank_frames))
 
     def _plan_begin(self, resume_at: int) -> None:
         wait_s = min(_LAST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(self.notes.failures, 10))
         self._begin_at = (time.monotonic() + wait_s, resume_at)
 
-    def _lost_capture(self, child: Process) -> None:
-        self._hear_capture(child)  # its last words
-        self._capture = None
-        child.close(0)
+    def _lost_capture(self, process: Process) -> None:
+        self._hear("capture", process)  # its last words
+        self._crew.dismiss("capture")
         if self.notes.error is not None or self.notes.has_ended:
             return
+        publish = self._crew.active["publish"]
         if self.notes.is_stopping:
-            if self._publish is not None:
-                self._publish.link.send(control.Stop())
+            publish.link.send(control.Stop())
             return
-        self.notes.faults["capture_hung" if child.is_hung else "capture_lost"] += 1
-        self.notes.restarts["capture"] += 1
-        self.notes.failures += 1
-        if self.notes.restarts["capture"] == 1:
-            _log.warning("capture ended (%s) and is started again", child.how_it_ended())
-        may_come_back = self.notes.is_live and self.notes.was_up and child.epoch
+        self.notes.faults["capture_hung" if process.is_hung else "capture_lost"] += 1
+        self._count_restart("capture", process)
+        may_come_back = self.notes.is_live and self.notes.was_up and process.epoch
         if self.notes.failures > _MAX_FAILURES and not may_come_back:
             self.notes.error = WorkerError(
-                f"capture ended {self.notes.failures} times in a row ({child.how_it_ended()})"
+                f"capture ended {self.notes.failures} times in a row ({process.how_it_ended()})"
             )
             return
-        self._spawn_capture()
-        if child.epoch and self._publish is not None:
-            self._publish.link.send(control.Lost(child.epoch, child.is_hung))
+        self._crew.put("capture")
+        if process.epoch:
+            publish.link.send(control.Lost(process.epoch, process.is_hung))
 
-    def _lost_publish(self, child: Process) -> None:
+    def _lost_publish(self, process: Process) -> None:
         """A live sink gets a new pair; a file that was not finished is a failed run."""
-        self._publish = None
-        child.close(0)
-        self.notes.faults["publish_lost"] += 1
-        if not self._is_sink_live() or self.notes.is_stopping:
-            remove_unfinished(self._settings.sink, child.pid)
+        self._hear("publish", process)
+        if self.notes.error is not None or self.notes.is_done:
+            return
+        self.notes.faults["publish_hung" if process.is_hung else "publish_lost"] += 1
+        if self._is_sink_live() and self.notes.is_stopping:
+            self.notes.is_done = True  # nothing to keep
+            return
+        if not self._is_sink_live():
+            remove_unfinished(self._settings.sink, process.pid)
             self.notes.error = WorkerError(
-                f"the publish process ended ({child.how_it_ended()}); the output was dropped"
+                f"the publish process ended ({process.how_it_ended()}); the output was dropped"
             )
             return
-        self.notes.restarts["publish"] += 1
-        self.notes.failures += 1
+        self._count_restart("publish", process)
+        if self.notes.failures > _MAX_FAILURES and not self.notes.was_up:
+            self.notes.error = WorkerError(f"publish does not start ({process.how_it_ended()})")
+            return
         done = sum(v.get("num_pictures", 0) for v in self.notes.publish_values.values())
-        if self._capture is not None:
-            self._capture.kill()
-            self._capture.close(0)
-        self._pair.close()
-        self._pair = open_shared()
-        self.notes.barriers.clear()
-        self.notes.epoch = 0  # publish counts lives of its own capture from 1
-        self._spawn_publish()
-        self._spawn_capture()
+        self._crew.dismiss("publish")
+        self._crew.dismiss("capture")
+        self._crew.forget_words()
+        self.notes.epoch = 0  # publish counts the lives of its own capture from 1
+        self._heard_publish_s = time.monotonic()
+        self._crew.put("publish")
+        self._crew.put("capture")
         self._plan_begin(int(done))
 
+    def _count_restart(self, role: str, process: Process) -> None:
+        self.notes.restarts[role] += 1
+        self.notes.failures += 1
+        if self.notes.restarts[role] == 1:
+            _log.warning("%s ended (%s) and is started again", role, process.how_it_ended())
+
     def _watch(self) -> None:
-        """Ends who does not come up, is silent, or does not end."""
+        """Ends who does not come up, is silent, or does not end; keeps spares."""
         now_s = time.monotonic()
-        child = self._capture
-        is_late = child is not None and now_s - child.started_s > self._limits.start_s
-        if child is not None and is_late and child.pid not in self.notes.capture_values:
-            child.is_hung = True
-            child.kill()
-        is_silent = now_s - self._heard_publish_s > self._limits.publish_silence_s
-        if self._publish is not None and is_silent and not self.notes.is_stopping:
-            self.notes.faults["publish_hung"] += 1
-            self._publish.kill()
+        capture, publish = (self._crew.active.get(role) for role in ("capture", "publish"))
+        if capture is not None and capture.pid not in self.notes.capture_values:
+            if now_s - capture.started_s > self._limits.start_s:
+                capture.is_hung = True
+                capture.kill()
+        elif capture is not None and now_s - capture.started_s > _SPARE_AFTER_S:
+            for role in ("capture", "publish") if self._is_sink_live() else ("capture",):
+                self._crew.keep_spare(role)
+        is_silent = now_s - self._heard_publish_s > self._publish_patience_s()
+        if publish is not None and is_silent and not self.notes.is_stopping:
+            publish.is_hung = True
+            publish.kill()
         if self.notes.is_stopping and now_s > self._stop_due_s:
             self._force_end()
+
+    def _publish_patience_s(self) -> float:
+        if self.pids.get("publish") not in self.notes.publish_values:
+            return self._limits.start_s
+        is_quick = self._settings.sink in _QUICK_SINKS
+        return self._limits.silence_s if is_quick else self._limits.long_silence_s
 
     def _stop(self) -> None:
         self.notes.is_stopping = True
         self._stop_due_s = time.monotonic() + self._limits.ending_s
-        receiver = self._capture if self._begin_at is None else self._publish
+        receiver = self._crew.active.get("capture" if self._begin_at is None else "publish")
         if receiver is not None:
             receiver.link.send(control.Stop())
 
     def _force_end(self) -> None:
         """Capture did not end when asked: publish closes the output without it."""
         self._stop_due_s = time.monotonic() + self._limits.ending_s
-        if self._capture is not None:
-            self._capture.kill()
-        elif self._publish is not None:
-            self._publish.kill()
+        late = self._crew.active.get("capture") or self._crew.active.get("publish")
+        if late is not None:
+            late.kill()
 
     def _is_sink_live(self) -> bool:
         return self._settings.sink.partition(":")[0] in LIVE_SINKS
 
     def _last_words(self) -> None:
         """After the viewer's end, capture's counters up to here."""
-        child = self._capture
-        if child is not None and self.notes.error is None and not self.notes.has_ended:
-            child.link.send(control.Stop())
-            child.wait(2.0)
-            self._hear_capture(child)
-
-    def _end_both(self) -> None:
-        for child in (self._publish, self._capture):
-            if child is not None:
-                child.close()
-        self._capture = self._publish = None
-        self._pair.close()
-
-
-def probe_barriers(timeout_s: float = 20.0) -> dict[str, dict[str, str]]:
-    """Starts both processes, lets them raise and try their barriers, and ends them again."""
-    probe = Supervisor(Settings(source="demo", sink="null"))
-    deadline_s = time.monotonic() + timeout_s
-    with suppress(VeilcamError):
-        probe.run(lambda: len(probe.notes.barriers) == 2 or time.monotonic() > deadline_s)
-    return probe.notes.barriers
+        capture = self._crew.active.get("capture")
+        if capture is not None and self.notes.error is None and not self.notes.has_ended:
+            capture.link.send(control.Stop())
+            capture.wait(2.0)
+            self._hear("capture", capture)

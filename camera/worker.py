@@ -2,12 +2,14 @@
 
 import ctypes
 import logging
+import math
 import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from veilcam.camera import control
 from veilcam.camera.barriers import Plan, raise_barriers
@@ -15,6 +17,7 @@ from veilcam.camera.errors import VeilcamError
 from veilcam.camera.link import Link
 from veilcam.camera.settings import Settings, from_values
 
+_Kind = TypeVar("_Kind", control.Setup, control.Begin)
 _PR_SET_PDEATHSIG = 1
 _SETUP_S = 30.0
 _MAX_LOG_LINES = 200
@@ -52,7 +55,10 @@ def start_worker(argv: list[str], plan_for: Callable[[Settings], Plan], die_with
     for name in _STORM:  # our end is decided by the supervisor, and by SIGTERM and SIGKILL
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     supervisor, peer = Link(descriptors[0]), Link(descriptors[1])
-    settings = from_values(wait_for(supervisor, control.Setup, _SETUP_S).values)
+    setup = wait_for(supervisor, control.Setup, _SETUP_S)
+    if setup is None:
+        raise SystemExit(1)
+    settings = from_values(setup.values)
     supervisor.send(control.Barriers(raise_barriers(plan_for(settings))))
     if die_with:  # after the barriers: a new user name space forgets it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, die_with, 0, 0, 0)
@@ -62,15 +68,26 @@ def start_worker(argv: list[str], plan_for: Callable[[Settings], Plan], die_with
     return Worker(settings, supervisor, peer, descriptors[2], descriptors[3])
 
 
-def wait_for(link: Link, kind: type[control.Setup], timeout_s: float) -> control.Setup:
-    """The first message of a channel, which must be of that kind."""
+def wait_for(link: Link, kind: type[_Kind], timeout_s: float = math.inf) -> _Kind | None:
+    """The first message of a channel, which must be of that kind; None where Stop or its end comes.
+
+    Raises:
+        ProtocolError: It is another one.
+    """
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
-        if link.wait(0.5) and (message := link.receive()) is not None:
-            if isinstance(message, kind):
-                return message
+        link.wait(0.5)
+        try:
+            message = link.receive()
+        except EOFError:
+            return None
+        if isinstance(message, control.Stop):
+            return None
+        if isinstance(message, kind):
+            return message
+        if message is not None:
             raise control.ProtocolError(f"wanted {kind.__name__}")
-    raise EOFError("the supervisor says nothing")
+    return None
 
 
 class _LinkHandler(logging.Handler):
