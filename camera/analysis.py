@@ -1,6 +1,6 @@
 """Frame -> Scene: where the heads are, how they are turned, and what must be hidden."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from veilcam.camera.face_mesh import BOX_FACTOR, FaceMesh
 from veilcam.camera.faces import FaceDetector
 from veilcam.camera.light import SkinColour, measure_skin, measure_skin_coarse
 from veilcam.camera.shading import measure_light
-from veilcam.camera.track import Detection, OneEuro, Track, Tracker
+from veilcam.camera.track import SMALL_PX, Detection, OneEuro, Track, Tracker, box_iou
 from veilcam.camera.types import Frame, Head, Scene
 
 NUM_MESH_HEADS = 4
@@ -22,10 +22,17 @@ NUM_MESH_HEADS = 4
 _MIN_FLAG = 0.62
 _SURE_FLAG = 0.70
 _MAX_MESH_DRIFT = 0.6  # of box sizes: a mesh whose centre left the box is another thing
+_MIN_EXPECTED_IOU = 0.55  # a head found farther from where it was expected is looked at again
 _SIZE_UNIT_DEG = 30.0  # angles are filtered in units of 30 degrees, lengths in patch sizes
 # Hull in eye distances around the point between the eyes: up, down, each side.
 HULL_UP, HULL_DOWN, HULL_SIDE = 2.3, 1.95, 1.75
 _HULL_POWER = 2.6  # superellipse: fuller than an ellipse at the hair
+_THETA = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+_COS, _SIN = np.cos(_THETA), np.sin(_THETA)
+_CIRCLE = np.stack([_COS, _SIN], axis=1)
+_POWER = np.where(_SIN > 0, 1.0, 2 / _HULL_POWER)  # a plain ellipse at the jaw
+_ACROSS = HULL_SIDE * np.sign(_COS) * np.abs(_COS) ** _POWER
+_ALONG = np.sign(_SIN) * np.abs(_SIN) ** _POWER
 
 
 @dataclass(slots=True)
@@ -43,8 +50,22 @@ class _Look:
     mesh: Float32[np.ndarray, "468 3"] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A head as it was measured where it was expected."""
+
+    box: tuple[float, float, float, float]
+    head: Head
+    flag: float  # probability of a face, 0 where there is no mesh
+
+
 class Analyser:
     """Finds and follows heads.
+
+    The owner calls `begin`, may paint the heads it got, and then calls `finish`. `begin` looks at
+    the heads known so far where they are expected, while the detector searches the frame on a
+    thread of its own; `finish` waits for it and tells where all heads really are. In between,
+    nobody may write to the frame.
 
     Args:
         assets: Folder with yunet.onnx and facemesh.onnx; by default the package's own.
@@ -52,15 +73,18 @@ class Analyser:
 
     Attributes:
         frame_skin: Skin colour of each head of the last scene, by track id, BGR 0-255.
+        late: Tracks of the last scene that `begin` did not know or had at another place.
     """
 
-    def __init__(self, assets: Path | None = None, *, threads: int = 2) -> None:
+    def __init__(self, assets: Path | None = None, *, threads: int = 1) -> None:
         folder = assets or Path(str(files("veilcam.camera") / "assets"))
         self._detector = FaceDetector(folder / "yunet.onnx")
         self._mesh = FaceMesh(folder / "facemesh.onnx", threads=threads)
         self._tracker = Tracker()
         self._looks: dict[int, _Look] = {}
+        self._begun: tuple[Frame, dict[int, _Early]] | None = None
         self.frame_skin: dict[int, tuple[float, float, float]] = {}
+        self.late: frozenset[int] = frozenset()
 
     def warm_up(self, size_hw: tuple[int, int]) -> None:
         """Run all graphs once on an empty picture of the stream's size, so that memory is there."""
@@ -73,38 +97,115 @@ class Analyser:
 
     def __call__(self, frame: Frame) -> Scene:
         """Every head of the frame, largest first, with heads that are held unseen."""
-        size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
-        predicted = self._tracker.predict(frame.time_s)
-        doubt_xy = tuple(
-            (float(t.state[0, 0]), float(t.state[0, 1]))
-            for t in sorted(predicted, key=lambda t: (-t.missed_s, t.state[0, 2]))
+        self.begin(frame)
+        return self.finish()
+
+    def begin(self, frame: Frame) -> Scene:
+        """Heads known from earlier frames where they are expected in this one.
+
+        Their hulls are no more than their boxes: only `finish` tells what must be hidden.
+        """
+        self._begun = None
+        unseen = {track.track_id for track in self._tracker.tracks if track.missed_s > 0}
+        tracks = self._tracker.predict(frame.time_s)
+        doubts = [t for t in tracks if t.track_id in unseen or max(t.box_xywh[2:]) < SMALL_PX]
+        doubts.sort(key=lambda t: (-t.missed_s, t.state[0, 2]))
+        self._detector.begin(
+            frame.bgr, tuple((float(t.state[0, 0]), float(t.state[0, 1])) for t in doubts)
         )
-        seen = self._tracker.update(self._detector(frame.bgr, doubt_xy), size_hw=size_hw)
+        early: dict[int, _Early] = {}
+        for i, track in enumerate(tracks):
+            box, landmarks = track.box_xywh, track.landmarks_xy
+            flag = self._look_at(frame, track, box, landmarks, is_near=i < NUM_MESH_HEADS)
+            early[track.track_id] = _Early(box, self._head(frame, track, box), flag)
+        self._begun = (frame, early)
+        self._note_skin()
+        size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
+        return Scene(size_hw=size_hw, heads=tuple(e.head for e in early.values()))
+
+    def finish(self) -> Scene:
+        """Every head of the frame given to `begin`, largest first, with hulls to hide.
+
+        Raises:
+            ValueError: The detector failed, or `begin` did.
+        """
+        detections = self._detector.finish()
+        if self._begun is None:
+            raise ValueError("got finish(), wanted begin() before it")
+        (frame, early), self._begun = self._begun, None
+        size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
+        seen = self._tracker.update(detections, size_hw=size_hw)
         tracks = self._tracker.tracks
         self._looks = {t.track_id: v for t in tracks if (v := self._looks.get(t.track_id))}
-        heads = tuple(
-            self._head(frame, track, seen.get(track.track_id), is_near=i < NUM_MESH_HEADS)
-            for i, track in enumerate(tracks)
-        )
-        self.frame_skin = {k: v.skin.bgr for k, v in self._looks.items()}
-        return Scene(size_hw=size_hw, heads=heads)
+        heads, late = [], set()
+        for i, track in enumerate(tracks):
+            detection, known = seen.get(track.track_id), early.get(track.track_id)
+            box, landmarks = track.box_xywh, track.landmarks_xy
+            if detection is not None:
+                box, landmarks = detection.box_xywh, np.asarray(detection.landmarks, float)
+            if known is None or not _is_near(known.box, box):
+                late.add(track.track_id)
+                is_near = i < NUM_MESH_HEADS
+                flag = self._look_at(frame, track, box, landmarks, detection, is_near=is_near)
+                known = _Early(box, self._head(frame, track, box), flag)
+            elif detection is not None:
+                self._take_in(frame, track, known.box, detection)
+            look = self._looks[track.track_id]
+            track.is_sure = track.is_sure or (detection is not None and known.flag > _SURE_FLAG)
+            hull = head_hull(box, landmarks, mesh=look.mesh, missed_s=track.missed_s)
+            heads.append(replace(known.head, hull_xy=hull, is_predicted=detection is None))
+        self.late = frozenset(late)
+        self._note_skin()
+        return Scene(size_hw=size_hw, heads=tuple(heads))
 
-    def _head(
-        self, frame: Frame, track: Track, detection: Detection | None, *, is_near: bool
-    ) -> Head:
-        box, landmarks = track.box_xywh, track.landmarks_xy
-        if detection is not None:
-            box, landmarks = detection.box_xywh, np.asarray(detection.landmarks, float)
+    def _note_skin(self) -> None:
+        self.frame_skin = {k: v.skin.bgr for k, v in self._looks.items()}
+
+    def _look_at(
+        self,
+        frame: Frame,
+        track: Track,
+        box: tuple[float, float, float, float],
+        landmarks: Float[np.ndarray, "5 2"],
+        detection: Detection | None = None,
+        *,
+        is_near: bool,
+    ) -> float:
+        """Update the track's look in the box; the probability of a face, 0 without a mesh."""
         look = self._looks.get(track.track_id) or _first_look(box, landmarks)
         self._looks[track.track_id] = look
         look.mesh = None
-        if is_near:
-            flag = self._measure_mesh(frame, look, box, landmarks)
-            track.is_sure = track.is_sure or (detection is not None and flag > _SURE_FLAG)
+        flag = self._measure_mesh(frame, look, box, landmarks) if is_near else 0.0
         if look.mesh is None and detection is not None:
-            fresh = _first_look(box, landmarks)
-            look.offset, look.size, look.angles = fresh.offset, fresh.size, fresh.angles
-            look.skin.add(measure_skin_coarse(frame.bgr, landmarks))
+            self._look_coarse(frame, look, detection)
+        return flag
+
+    def _take_in(
+        self,
+        frame: Frame,
+        track: Track,
+        expected: tuple[float, float, float, float],
+        detection: Detection,
+    ) -> None:
+        """Bring a look that was measured at the expected place to where the head was found."""
+        look = self._looks[track.track_id]
+        if look.mesh is None:
+            self._look_coarse(frame, look, detection)
+            return
+        old, new = (np.array(box) for box in (expected, detection.box_xywh))
+        patch_xy = old[:2] + old[2:] / 2 + look.offset * old[2]
+        look.offset = (patch_xy - new[:2] - new[2:] / 2) / new[2]
+        look.size *= old[2] / new[2]
+
+    def _look_coarse(self, frame: Frame, look: _Look, detection: Detection) -> None:
+        landmarks = np.asarray(detection.landmarks, float)
+        fresh = _first_look(detection.box_xywh, landmarks)
+        look.offset, look.size, look.angles = fresh.offset, fresh.size, fresh.angles
+        look.skin.add(measure_skin_coarse(frame.bgr, landmarks))
+
+    def _head(self, frame: Frame, track: Track, box: tuple[float, float, float, float]) -> Head:
+        """The head of a look at its box, smoothed over time; its hull is still the box."""
+        look = self._looks[track.track_id]
         values = _placement(look, box)
         if not np.isfinite(values).all():
             raise ValueError("head pose is not finite")
@@ -115,6 +216,7 @@ class Analyser:
         names = tuple(look.expression)
         wanted = np.array([look.expression[name] for name in names])
         scalars = look.smooth_expression(wanted, frame.time_s)
+        x, y, w, h = box
         return Head(
             track_id=track.track_id,
             center_xy=(float(smooth[0]), float(smooth[1])),
@@ -123,8 +225,8 @@ class Analyser:
             pitch_deg=float(smooth[4]),
             roll_deg=float(smooth[5]),
             expression={n: float(v) for n, v in zip(names, scalars, strict=True)},
-            hull_xy=head_hull(box, landmarks, mesh=look.mesh, missed_s=track.missed_s),
-            is_predicted=detection is None,
+            hull_xy=np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]]),
+            is_predicted=True,
         )
 
     def _measure_mesh(
@@ -183,21 +285,22 @@ def head_hull(
     down = np.array([-right[1], right[0]])
     # a turned head shows its back on the side that the nose turns away from
     turn = float(np.clip((eyes - landmarks[2]) @ right / unit, -1.0, 1.0))
-    theta = np.linspace(0, 2 * np.pi, 32, endpoint=False)
-    cos, sin = np.cos(theta), np.sin(theta)
-    power = np.where(sin > 0, 1.0, 2 / _HULL_POWER)  # a plain ellipse at the jaw
-    across = HULL_SIDE * np.sign(cos) * np.abs(cos) ** power
-    across = across * np.where(cos * turn > 0, 1 + 1.2 * abs(turn), 1 - 0.3 * abs(turn))
-    along = np.sign(sin) * np.abs(sin) ** power
-    along = np.where(along < 0, HULL_UP * along, HULL_DOWN * along)
+    across = _ACROSS * np.where(_COS * turn > 0, 1 + 1.2 * abs(turn), 1 - 0.3 * abs(turn))
+    along = np.where(_ALONG < 0, HULL_UP * _ALONG, HULL_DOWN * _ALONG)
     shell = eyes + unit * (across[:, None] * right + along[:, None] * down)
-    face = np.array([x + w / 2, y + h / 2]) + 0.51 * np.stack([w * cos, h * sin], axis=1)
+    face = np.array([x + w / 2, y + h / 2]) + 0.51 * _CIRCLE * (w, h)
     points = [shell, face, np.asarray(landmarks, float)]
     if mesh is not None:
         points.append(mesh[:, :2].astype(float))
     hull = cv2.convexHull(np.concatenate(points).astype(np.float32))[:, 0].astype(float)
     middle = hull.mean(0)
     return np.asarray(middle + (1 + 0.8 * missed_s) * (hull - middle))
+
+
+def _is_near(
+    expected: tuple[float, float, float, float], found: tuple[float, float, float, float]
+) -> bool:
+    return box_iou(expected, found) >= _MIN_EXPECTED_IOU
 
 
 def _roll(landmarks: Float[np.ndarray, "5 2"]) -> float:

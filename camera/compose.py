@@ -1,9 +1,12 @@
 """Frame + Codes + Patches -> SafeFrame: the only place where a raw frame becomes a safe one.
 
-The order is the safety argument: (1) every hull is blanked in a copy of the frame, (2) the blank is
-filled from pixels outside all hulls, (3) stand-ins are painted on top. No later step reads the raw
+The order is the safety argument: (1) all but the hulls is copied to an empty canvas, (2) fills are
+made from that canvas, (3) fills and then stand-ins are laid over it. No later step reads the raw
 frame, so no output pixel depends on a pixel inside a hull.
 """
+
+from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -12,10 +15,14 @@ from jaxtyping import Float, Float32, UInt8
 from veilcam.camera.face_mesh import similarity
 from veilcam.camera.types import _MAKER, Codes, Frame, HeadCode, Mask, Patches, SafeFrame
 
-_FILL_PX = 48  # longer side of the picture in which a hull is filled
+_FILL_PX = 40  # longer side of the picture in which a hull is filled
+_COARSEST_PX = 5  # longer side of the picture from which unknown parts are taken at last
 _NO_BACKGROUND = 96.0  # fill level where hulls cover everything around
 _EDGE_RAMP = 0.06  # of the patch side: alpha falls to 0 at the patch's border
 _GAIN_RANGE = (0.5, 2.0)
+_LEVELS = np.arange(256)[:, None]
+_ONES = np.ones(3, np.float32)
+_CROSS_AND_CORNERS = np.ones((3, 3), np.uint8)
 
 
 def compose(frame: Frame, codes: Codes, patches: Patches) -> SafeFrame:
@@ -41,43 +48,39 @@ def compose(frame: Frame, codes: Codes, patches: Patches) -> SafeFrame:
             size_hw, index=frame.index, time_s=frame.time_s, reason=codes.blank_reason
         )
     _check(size_hw, codes, patches)
-    hidden = hull_mask(size_hw, tuple(head.hull_xy for head in codes.heads))
-    canvas = _blanked(frame.bgr, hidden)
+    outside = _outside(size_hw, tuple(head.hull_xy for head in codes.heads))
+    canvas = np.zeros_like(frame.bgr)
+    cv2.copyTo(frame.bgr, outside, canvas)  # hidden pixels are never written to it
     pairs = sorted(zip(codes.heads, patches.bgra, strict=True), key=lambda p: p[0].size_px)
-    for head, _ in pairs:
-        _fill_into(canvas, hidden, head)
+    fills = [_fill(canvas, outside, head) for head, _ in pairs]  # all before one is laid over
+    for layer in fills:
+        _lay_over_into(canvas, layer)
     for head, bgra in pairs:
-        _paint_into(canvas, head, bgra)
+        _lay_over_into(canvas, _stand_in(canvas.shape[:2], head, bgra))
     return SafeFrame(canvas, frame.index, frame.time_s, "", _MAKER)
 
 
 def hull_mask(size_hw: tuple[int, int], hulls: tuple[Float[np.ndarray, "_ 2"], ...]) -> Mask:
     """True where a pixel is touched by any hull, rounded outward by one pixel."""
-    mask = np.zeros(size_hw, np.uint8)
+    return _outside(size_hw, hulls) == 0
+
+
+def _outside(
+    size_hw: tuple[int, int], hulls: tuple[Float[np.ndarray, "_ 2"], ...]
+) -> UInt8[np.ndarray, "h w"]:
+    """255 outside of all hulls, 0 where any touches the pixel or the one beside it."""
+    outside = np.full(size_hw, 255, np.uint8)
     for hull in hulls:
         box = _clip(hull.min(0) - 3, hull.max(0) + 4, size_hw)
         if box is None:
             continue
         x1, y1, x2, y2 = box
-        part = np.zeros((y2 - y1, x2 - x1), np.uint8)
+        part = np.full((y2 - y1, x2 - x1), 255, np.uint8)
         corners = np.concatenate([np.floor(hull), np.ceil(hull)]) - (x1, y1)
-        outline = cv2.convexHull(corners.astype(np.int32))
-        cv2.fillConvexPoly(part, outline, 255)
-        part = cv2.dilate(part, np.ones((3, 3), np.uint8))
-        mask[y1:y2, x1:x2] |= part
-    return mask > 0
-
-
-def _outside(hidden: Mask) -> UInt8[np.ndarray, "h w"]:
-    """255 outside the hidden part, 0 inside."""
-    return np.asarray(cv2.bitwise_not(hidden.view(np.uint8) * np.uint8(255)))
-
-
-def _blanked(bgr: UInt8[np.ndarray, "h w 3"], hidden: Mask) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy that is 0 in the hidden part; hidden pixels are never written to it."""
-    copy = np.zeros_like(bgr)
-    cv2.copyTo(bgr, _outside(hidden), copy)
-    return copy
+        cv2.fillConvexPoly(part, cv2.convexHull(corners.astype(np.int32)), 0)
+        region = outside[y1:y2, x1:x2]
+        cv2.min(region, cv2.erode(part, _CROSS_AND_CORNERS), region)
+    return outside
 
 
 def _check(size_hw: tuple[int, int], codes: Codes, patches: Patches) -> None:
@@ -95,85 +98,107 @@ def _check(size_hw: tuple[int, int], codes: Codes, patches: Patches) -> None:
             raise ValueError("head code has no usable hull or size")
 
 
-def _fill_into(canvas: UInt8[np.ndarray, "h w 3"], hidden: Mask, head: HeadCode) -> None:
-    """Fill the hidden pixels around one head smoothly from its surroundings, feathered outward."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Something to lay over the canvas: its box x1, y1, x2, y2 and premultiplied BGRA pixels."""
+
+    box: tuple[int, int, int, int]
+    bgra: UInt8[np.ndarray, "h w 4"]
+
+
+def _lay_over_into(canvas: UInt8[np.ndarray, "h w 3"], layer: _Layer | None) -> None:
+    if layer is None:
+        return
+    x1, y1, x2, y2 = layer.box
+    region = canvas[y1:y2, x1:x2]
+    alpha = cv2.extractChannel(layer.bgra, 3)
+    rest = cv2.cvtColor(cv2.bitwise_not(alpha), cv2.COLOR_GRAY2BGR)
+    under = cv2.multiply(region, rest, scale=1 / 255)
+    cv2.add(under, cv2.cvtColor(layer.bgra, cv2.COLOR_BGRA2BGR), region)
+
+
+def _fill(
+    canvas: UInt8[np.ndarray, "h w 3"], outside: UInt8[np.ndarray, "h w"], head: HeadCode
+) -> _Layer | None:
+    """A smooth picture of what is around one hull, opaque in the hull and faded out around it.
+
+    Args:
+        canvas: Frame that is 0 in all hulls.
+        outside: 255 outside of all hulls, else 0.
+        head: The head to hide.
+    """
     span = float(np.ptp(head.hull_xy, axis=0).max())
     margin = 0.2 * span + 4
     box = _clip(head.hull_xy.min(0) - margin, head.hull_xy.max(0) + margin, canvas.shape[:2])
     if box is None:
-        return
+        return None
     x1, y1, x2, y2 = box
-    region, hole = canvas[y1:y2, x1:x2], hidden[y1:y2, x1:x2]
-    fill = _background(region, hole)
-    # distance 0 inside the hull: the fill covers it whole, and fades over raw pixels outside
-    distance = cv2.distanceTransform(_outside(hole), cv2.DIST_L2, 3)
-    weight = np.clip(1 - distance / (0.05 * span + 1), 0, 1)
-    region[:] = cv2.blendLinear(fill, region, weight, 1 - weight)
-
-
-def _background(region: UInt8[np.ndarray, "h w 3"], hole: Mask) -> UInt8[np.ndarray, "h w 3"]:
-    """A smooth picture of the region made only from pixels outside the hole (pull-push)."""
-    height, width = hole.shape
+    width, height = x2 - x1, y2 - y1
     scale = min(1.0, _FILL_PX / max(height, width))
     small_wh = (max(round(width * scale), 1), max(round(height * scale), 1))
-    outside = _outside(hole)
-    known = cv2.resize(outside, small_wh, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    # with 0 in the hole, the area mean is colour x share of known pixels
-    colour = cv2.resize(_blanked(region, hole), small_wh, interpolation=cv2.INTER_AREA)
-    fill = np.clip(_pull_push(colour.astype(np.float32), known), 0, 255).astype(np.uint8)
-    return np.asarray(cv2.resize(fill, (width, height), interpolation=cv2.INTER_LINEAR))
+    known = cv2.resize(outside[y1:y2, x1:x2], small_wh, interpolation=cv2.INTER_AREA)
+    # with 0 in the hull, the area mean is colour x share of known pixels
+    colour = cv2.resize(canvas[y1:y2, x1:x2], small_wh, interpolation=cv2.INTER_AREA)
+    # a cell of rounding and one of interpolation keep the hull itself opaque
+    distance = cv2.distanceTransform(cv2.inRange(known, 255, 255), cv2.DIST_C, 3)
+    ramp = max(0.05 * span * scale, 1.0)
+    alpha = np.clip((2 + ramp - distance) / ramp, 0, 1)
+    fill = np.empty((*known.shape, 4), np.float32)
+    weighted = cv2.merge([colour, known]).astype(np.float32)
+    cv2.multiply(_pull_push(weighted), cv2.merge([alpha] * 4), fill)
+    fill[..., 3] = 255 * alpha
+    bgra = cv2.resize(fill.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
+    return _Layer(box, bgra)
 
 
-def _pull_push(
-    weighted: Float32[np.ndarray, "h w 3"], weight: Float32[np.ndarray, "h w"]
-) -> Float32[np.ndarray, "h w 3"]:
+def _pull_push(weighted: Float32[np.ndarray, "h w 4"]) -> Float32[np.ndarray, "h w 4"]:
     """Colours with the unknown part taken from ever coarser means.
+
+    Args:
+        weighted: Colour x share, and 255 x share, of the known pixels of each cell.
 
     Source: Gortler et al.: The Lumigraph, SIGGRAPH 1996, section 3.4.
     """
-    height, width = weight.shape
-    if max(height, width) <= 2:
-        total = float(weight.sum())
-        mean = weighted.sum((0, 1)) / total if total > 1e-3 else np.full(3, _NO_BACKGROUND)
-        below = np.broadcast_to(mean, weighted.shape).astype(np.float32)
+    height, width = weighted.shape[:2]
+    if max(height, width) <= _COARSEST_PX:
+        total = weighted.sum((0, 1))
+        mean = 255 * total / total[3] if total[3] > 0.3 else np.full(4, _NO_BACKGROUND)
+        below = np.broadcast_to(mean, weighted.shape)
     else:
         half_wh = ((width + 1) // 2, (height + 1) // 2)
         small = cv2.resize(weighted, half_wh, interpolation=cv2.INTER_AREA)
-        small_weight = cv2.resize(weight, half_wh, interpolation=cv2.INTER_AREA)
-        gain = 1 / np.maximum(np.maximum(small_weight, 1e-6) ** 0.5, small_weight)
-        small, small_weight = small * gain[..., None], small_weight * gain
-        below = _pull_push(small.astype(np.float32), small_weight.astype(np.float32))
+        share = np.maximum(small[..., 3:], 1e-4) / 255
+        below = _pull_push(small / np.maximum(share**0.5, share))
         below = cv2.resize(below, (width, height), interpolation=cv2.INTER_LINEAR)
-    own = np.clip(weight, 0, 1)[..., None]
-    return np.asarray(np.clip(weighted, 0, 255 * own) + (1 - own) * below, np.float32)
+    return np.asarray(weighted + (1 - weighted[..., 3:] / 255) * below, np.float32)
 
 
-def _paint_into(
-    canvas: UInt8[np.ndarray, "h w 3"], head: HeadCode, bgra: UInt8[np.ndarray, "p p 4"]
-) -> None:
-    """Draw one stand-in, turned, scaled and colour-matched, over the canvas."""
+def _stand_in(
+    size_hw: tuple[int, int], head: HeadCode, bgra: UInt8[np.ndarray, "p p 4"]
+) -> _Layer | None:
+    """One stand-in, turned, scaled and colour-matched."""
     side = bgra.shape[0]
+    alpha = cv2.multiply(cv2.extractChannel(bgra, 3), _border_ramp(side), scale=1 / 255)
+    left, top, width, height = cv2.boundingRect(alpha)
+    if width == 0:
+        return None
     to_patch = similarity(head.center_xy, head.size_px, head.roll_deg, side)
     back = cv2.invertAffineTransform(to_patch)
-    corners = np.array([[0, 0, 1], [side, 0, 1], [0, side, 1], [side, side, 1]]) @ back.T
-    box = _clip(corners.min(0) - 1, corners.max(0) + 2, canvas.shape[:2])
+    ends_x, ends_y = (left - 1, left + width + 1), (top - 1, top + height + 1)
+    corners = np.array([[x, y, 1] for x in ends_x for y in ends_y]) @ back.T
+    box = _clip(corners.min(0) - 1, corners.max(0) + 2, size_hw)
     if box is None:
-        return
+        return None
     x1, y1, x2, y2 = box
-    alpha = cv2.multiply(bgra[..., 3], _border_ramp(side), scale=1 / 255)
-    colour = cv2.LUT(np.ascontiguousarray(bgra[..., :3]), _gain_table(bgra, head.skin_bgr))
-    layers = cv2.multiply(colour, cv2.merge([alpha] * 3), scale=1 / 255)
+    colour = cv2.LUT(cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), _gain_table(bgra, head.skin_bgr))
+    colour = cv2.multiply(colour, cv2.cvtColor(alpha, cv2.COLOR_GRAY2BGR), scale=1 / 255)
     # pixel centres lie at whole numbers for warpAffine and at halves in our coordinates
     back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5 - (x1, y1)
-    warped = cv2.warpAffine(
-        cv2.merge([*cv2.split(layers), alpha]), back, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR
-    )
-    rest = cv2.merge([cv2.bitwise_not(warped[..., 3])] * 3)
-    region = canvas[y1:y2, x1:x2]
-    under = cv2.multiply(region, rest, scale=1 / 255)
-    region[:] = cv2.add(under, np.ascontiguousarray(warped[..., :3]))
+    layer = cv2.merge([colour, alpha])
+    return _Layer(box, cv2.warpAffine(layer, back, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR))
 
 
+@cache
 def _border_ramp(side: int) -> UInt8[np.ndarray, "p p"]:
     """255 in the middle of a patch, falling to 0 at its border, so that no square edge shows."""
     place = (np.arange(side) + 0.5) / side
@@ -189,20 +214,24 @@ def _gain_table(
     gains = np.ones(3)
     if skin is not None:
         gains = np.clip(np.asarray(skin_bgr) / np.maximum(skin, 1), *_GAIN_RANGE)
-    levels = np.arange(256)[:, None] * gains
-    return np.clip(np.round(levels), 0, 255).astype(np.uint8)[None]
+    levels = _LEVELS * gains + 0.5
+    return np.minimum(levels, 255).astype(np.uint8)[None]
 
 
 def patch_skin(bgra: UInt8[np.ndarray, "p p 4"]) -> Float[np.ndarray, " 3"] | None:
-    """Mean colour of a patch's skin: the opaque middle without its darkest and brightest parts."""
+    """Mean colour of a patch's skin: the opaque middle without its darkest and brightest parts.
+
+    Every second row and column is enough for a mean.
+    """
     side = bgra.shape[0]
-    face = bgra[int(0.38 * side) : int(0.78 * side), int(0.32 * side) : int(0.68 * side)]
-    pixels = face[face[..., 3] > 200][:, :3].astype(np.float32)
-    if len(pixels) < 16:
+    face = bgra[int(0.38 * side) : int(0.78 * side) : 2, int(0.32 * side) : int(0.68 * side) : 2]
+    pixels = face.reshape(-1, 4).astype(np.float32)
+    pixels = pixels[pixels[:, 3] > 200, :3]
+    if len(pixels) < 8:
         return None
-    light = pixels.sum(1)
-    low, high = np.percentile(light, [35, 90])
-    return np.asarray(pixels[(light >= low) & (light <= high)].mean(0), float)
+    order = np.argsort(pixels @ _ONES)
+    low, high = int(0.35 * len(order)), int(np.ceil(0.9 * len(order)))
+    return np.asarray(pixels[order[low:high]].mean(0), float)
 
 
 def _clip(

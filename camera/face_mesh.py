@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime as ort
 from jaxtyping import Float32, UInt8
 
+from veilcam.camera.prelu import without_prelu
+
 INPUT_PX = 192
 BOX_FACTOR = 1.5  # side of the crop over the longer side of the detector's box
 
@@ -25,7 +27,7 @@ class FaceMesh:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self._session = ort.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
+            without_prelu(model.read_bytes()), options, providers=["CPUExecutionProvider"]
         )
 
     def __call__(
@@ -45,8 +47,9 @@ class FaceMesh:
         """
         to_crop = similarity(center_xy, side_px, roll_deg, INPUT_PX)
         crop = cv2.warpAffine(bgr, to_crop, (INPUT_PX, INPUT_PX), flags=cv2.INTER_LINEAR)
-        rgb = crop[None, ..., ::-1].astype(np.float32) * (1 / 255)
-        mesh, flag = self._session.run(["output_mesh", "output_faceflag"], {"input_1": rgb})
+        rgb = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB).astype(np.float32)
+        rgb *= np.float32(1 / 255)
+        mesh, flag = self._session.run(["output_mesh", "output_faceflag"], {"input_1": rgb[None]})
         points = mesh.reshape(468, 3).astype(np.float32)
         back = cv2.invertAffineTransform(to_crop).astype(np.float32)
         out = np.empty_like(points)

@@ -1,223 +1,293 @@
-"""Frame -> face detections: YuNet on the small frame, and on finer tiles that take turns."""
+"""Frame -> face detections: YuNet where the picture changed, whole and on finer tiles in turns."""
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from jaxtyping import UInt8
 
-from veilcam.camera.errors import GraphError
-from veilcam.camera.track import KEEP_TRACK_SCORE, Detection, box_iou
+from veilcam.camera.changes import Box, ChangeMap
+from veilcam.camera.regions import (
+    BORDER_PX,
+    Region,
+    fit,
+    grown,
+    holds,
+    overlap,
+    seen_well,
+    snapped,
+    starts,
+)
+from veilcam.camera.tiles import Corner, TileTurns
+from veilcam.camera.track import NEW_SMALL_SCORE, Detection
+from veilcam.camera.yunet import GRID_PX, YuNet, is_cut, merge
 
-WHOLE_AREA_PX = 340_000  # frames up to this are searched whole in full resolution, without tiles
+WHOLE_AREA_PX = 340_000  # frames up to this are searched in full resolution, without tiles
 COARSE_AREA_PX = 480 * 270
 FINE_AREA_PX = 960 * 540
 TILE_HW = (270, 320)
-_OVERLAP_PX = 48
-_TILES_AFTER_CUT = 4  # per frame, until all were searched
-_MIN_CUT_LEVELS = 18.0  # mean change of a thumbnail that counts as another scene
-_MAX_FACES = 64
-_STRIDES = (8, 16, 32)
-_HEADS = ("cls", "obj", "bbox", "kps")
-_OUTPUTS = tuple(f"{name}_{stride}" for stride in _STRIDES for name in _HEADS)
+WHOLE_EVERY_FRAMES = 15  # searched whole at least this often, changed or not
+_MARGIN_PX = 32.0  # around what changed: a face is more than the part of it that moved
+_WHOLE_SHARE = 0.75  # a region of more than this share of the picture is not worth cutting out
+_TIMEOUT_S = 5.0
 
 
 class FaceDetector:
-    """Finds faces at two scales within a steady budget.
+    """Finds faces at two scales within a steady budget, on a thread of its own.
 
-    A frame of up to 640x480 is searched whole as it is. A larger one is searched whole at about
-    480x270 and in one tile at up to 960x540. The tiles walk over the frame in turns, and in every
-    other frame go to a place of doubt instead. The first frame is searched whole at both scales;
-    after a cut to a new scene that is spread over a few frames, to keep the time of each steady.
+    A frame of up to 640x480 is searched as it is. A larger one is searched at about 480x270 and in
+    one tile at up to 960x540. Both look only where the picture changed since it was last searched
+    there, with a margin, because a face can only appear where something changes; what was found
+    elsewhere stays. The whole picture is searched every `WHOLE_EVERY_FRAMES` all the same.
+
+    The tiles walk over the frame in turns, and in every other frame go to a place of doubt
+    instead. The first frame is searched whole at both scales; after a cut to a new scene the tiles
+    are spread over a few frames, to keep the time of each steady.
+
+    The owner calls `begin` and then `finish` from one thread. In between the detector reads the
+    frame; nobody may write to it.
 
     Args:
         model: Path of the YuNet ONNX file, with free height and width.
     """
 
     def __init__(self, model: Path) -> None:
-        if not model.is_file():
-            raise GraphError(f"face detector {model} is missing; reinstall veilcam")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1  # the two scales run side by side instead
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
-        )
+        self._net = YuNet(model)
         self._pool = ThreadPoolExecutor(1, "veilcam-faces")
         self._size_hw: tuple[int, int] | None = None
-        self._turn = 0
-        self._urgent: list[tuple[int, int]] = []
-        self._thumbnail: np.ndarray | None = None
+        self._search: Future[tuple[list[Detection], list[Detection]]] | None = None
+        self._bgr: UInt8[np.ndarray, "h w 3"] | None = None
+        self._is_planned = threading.Event()
+        self._todo: deque[Corner] = deque()
 
     def __call__(
         self, bgr: UInt8[np.ndarray, "h w 3"], doubt_xy: tuple[tuple[float, float], ...] = ()
     ) -> tuple[Detection, ...]:
-        """Faces with score >= 0.3, in frame pixels, each once.
+        """Faces with score >= 0.3, in frame pixels, each once: `begin` and `finish`."""
+        self.begin(bgr, doubt_xy)
+        return self.finish()
+
+    def begin(
+        self, bgr: UInt8[np.ndarray, "h w 3"], doubt_xy: tuple[tuple[float, float], ...] = ()
+    ) -> None:
+        """Start to search a frame.
 
         Args:
             bgr: Raw frame.
             doubt_xy: Places in frame pixels worth a finer look, most urgent first.
         """
+        if self._search is not None:  # the owner failed in between: nothing of it may stay
+            self._end_search()
         if self._size_hw != bgr.shape[:2]:
             self._prepare(bgr.shape[0], bgr.shape[1])
-        small = cv2.resize(bgr, self._coarse_wh, interpolation=cv2.INTER_LINEAR)
-        height, width = bgr.shape[:2]
-        scale_xy = (width / self._coarse_wh[0], height / self._coarse_wh[1])
-        corners = self._corners(self._is_new_scene(small), doubt_xy)
-        tiles = [self._pool.submit(self._detect_tile, bgr, left, top) for left, top in corners]
-        found = _detect(self._session, small, scale_xy, (0.0, 0.0))
-        for tile in tiles:
-            found += tile.result()
-        return _merge(found)
+        self._is_planned.clear()
+        self._bgr = bgr
+        self._search = self._pool.submit(self._run, bgr, doubt_xy)
+
+    def finish(self) -> tuple[Detection, ...]:
+        """Faces of the frame given to `begin`; helps with tiles that are still to be searched.
+
+        Raises:
+            ValueError: The search failed; the next frame is searched as if it were the first.
+        """
+        search, bgr = self._search, self._bgr
+        if search is None or bgr is None:
+            raise ValueError("got finish(), wanted begin() before it")
+        try:
+            self._is_planned.wait(_TIMEOUT_S)
+            fine = self._search_tiles(bgr)
+            found, more = search.result(_TIMEOUT_S)
+        except Exception:
+            self.forget()
+            raise
+        finally:
+            self._end_search()
+        return self._remember(found, fine + more)
 
     def forget(self) -> None:
         """Take the next frame for the first one."""
         self._size_hw = None
 
+    def _end_search(self) -> None:
+        self._todo.clear()
+        if self._search is not None:
+            wait((self._search,), _TIMEOUT_S)
+        self._search = self._bgr = None
+
     def _prepare(self, height: int, width: int) -> None:
         self._size_hw = (height, width)
         is_small = width * height <= WHOLE_AREA_PX
-        self._coarse_wh = _fit(width, height, WHOLE_AREA_PX if is_small else COARSE_AREA_PX)
-        self._fine_wh = _fit(width, height, FINE_AREA_PX)
-        self._thumbnail, self._turn, self._urgent = None, 0, []
+        self._coarse_wh = fit(width, height, WHOLE_AREA_PX if is_small else COARSE_AREA_PX)
+        self._fine_wh = fit(width, height, FINE_AREA_PX)
+        self._to_frame = (width / self._coarse_wh[0], height / self._coarse_wh[1])
+        self._changes = ChangeMap(self._coarse_wh[::-1])
+        self._known: list[Detection] = []
+        self._known_fine: list[Detection] = []
+        self._region: Region = (0, 0, 0, 0)
+        self._since_whole = 0
         fine_w, fine_h = self._fine_wh
         self._tile_wh = (min(TILE_HW[1], fine_w), min(TILE_HW[0], fine_h))
         is_finer = fine_w * fine_h > 1.2 * self._coarse_wh[0] * self._coarse_wh[1]
-        self._tiles = [
+        corners = [
             (left, top)
-            for top in _starts(fine_h, self._tile_wh[1])
-            for left in _starts(fine_w, self._tile_wh[0])
+            for top in starts(fine_h, self._tile_wh[1])
+            for left in starts(fine_w, self._tile_wh[0])
             if is_finer
         ]
+        self._turns = TileTurns(corners, self._tile_wh, self._fine_wh)
+        self._searched: list[Corner] = []
 
-    def _corners(
-        self, is_new_scene: bool, doubt_xy: tuple[tuple[float, float], ...]
-    ) -> list[tuple[int, int]]:
-        if not self._tiles:
+    def _run(
+        self, bgr: UInt8[np.ndarray, "h w 3"], doubt_xy: tuple[tuple[float, float], ...]
+    ) -> tuple[list[Detection], list[Detection]]:
+        """The detector's own thread: faces at the coarse and at the fine scale."""
+        try:
+            small = cv2.resize(bgr, self._coarse_wh, interpolation=cv2.INTER_LINEAR)
+            self._changes.update(small)
+            self._plan(doubt_xy)
+        finally:
+            self._is_planned.set()
+        return self._search_coarse(small), self._search_tiles(bgr)
+
+    def _plan(self, doubt_xy: tuple[tuple[float, float], ...]) -> None:
+        """Choose the region and the tiles of this frame."""
+        assert self._size_hw is not None
+        changes = self._changes
+        if changes.is_cut:
+            self._known, self._known_fine = [], []
+        self._since_whole += 1
+        whole = (0.0, 0.0, float(self._coarse_wh[0]), float(self._coarse_wh[1]))
+        tight = changes.region()
+        if changes.is_cut or self._since_whole >= WHOLE_EVERY_FRAMES:
+            self._region = snapped(whole, self._coarse_wh)
+            changes.mark_searched(whole)
+        elif tight is None:
+            self._region = (0, 0, 0, 0)
+        else:
+            wide = self._with_known(grown(tight, _MARGIN_PX))
+            self._region = snapped(wide, self._coarse_wh)
+            changes.mark_searched(tight)
+        hidden = [grown(box, 0.15 * (box[2] - box[0])) for box in map(self._coarse, self._known)]
+        self._turns.mark(
+            changes.cells, [box for box in hidden if box[2] - box[0] > 32], self._coarse_wh
+        )
+        doubts = [
+            (x / self._size_hw[1] * self._fine_wh[0], y / self._size_hw[0] * self._fine_wh[1])
+            for x, y in doubt_xy
+        ]
+        self._searched = self._turns.take(doubts, is_cut=changes.is_cut)
+        self._todo.extend(self._searched)
+
+    def _with_known(self, region: Box) -> Box:
+        """The region grown around known faces that it would cut."""
+        boxes = [grown(box, 0.25 * (box[2] - box[0])) for box in map(self._coarse, self._known)]
+        while True:
+            cut = [box for box in boxes if overlap(box, region)]
+            boxes = [box for box in boxes if not overlap(box, region)]
+            if not cut:
+                return region
+            sides = np.array([region, *cut])
+            low, high = sides[:, :2].min(0), sides[:, 2:].max(0)
+            region = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+    def _coarse(self, detection: Detection) -> Box:
+        x, y, w, h = detection.box_xywh
+        scale_x, scale_y = self._to_frame
+        return x / scale_x, y / scale_y, (x + w) / scale_x, (y + h) / scale_y
+
+    def _search_coarse(self, small: UInt8[np.ndarray, "h w 3"]) -> list[Detection]:
+        """Faces in the chosen region; where one lies across its edge, in the whole picture."""
+        width, height = self._coarse_wh
+        whole = snapped((0.0, 0.0, float(width), float(height)), self._coarse_wh)
+        if self._region[2] == 0:
             return []
-        if is_new_scene:
-            is_first = not self._turn
-            self._turn, self._urgent = 1, list(self._tiles)
-            if is_first:
-                self._urgent = []
-                return self._tiles
-        if self._urgent:
-            now, self._urgent = self._urgent[:_TILES_AFTER_CUT], self._urgent[_TILES_AFTER_CUT:]
-            return now
-        self._turn += 1
-        if doubt_xy and self._turn % 2:
-            assert self._size_hw is not None
-            x, y = doubt_xy[(self._turn // 2) % min(len(doubt_xy), 2)]
-            fine_w, fine_h = self._fine_wh
-            left = x * fine_w / self._size_hw[1] - self._tile_wh[0] / 2
-            top = y * fine_h / self._size_hw[0] - self._tile_wh[1] / 2
-            return [
-                (
-                    int(np.clip(left, 0, fine_w - self._tile_wh[0])),
-                    int(np.clip(top, 0, fine_h - self._tile_wh[1])),
-                )
-            ]
-        step = self._turn // 2 if doubt_xy else self._turn
-        return [self._tiles[step % len(self._tiles)]]
+        canvas = cv2.copyMakeBorder(
+            small, BORDER_PX, whole[3] - BORDER_PX - height, BORDER_PX,
+            whole[2] - BORDER_PX - width, cv2.BORDER_REFLECT,
+        )  # fmt: skip
+        found, num_cut = self._search_region(canvas, self._region)
+        if num_cut:
+            self._region = whole
+            found, _ = self._search_region(canvas, whole)
+        if self._region == whole:
+            self._since_whole = 0
+        return found
 
-    def _detect_tile(self, bgr: UInt8[np.ndarray, "h w 3"], left: int, top: int) -> list[Detection]:
-        tile_w, tile_h = self._tile_wh
-        scale_xy = (bgr.shape[1] / self._fine_wh[0], bgr.shape[0] / self._fine_wh[1])
-        x, y = int(left * scale_xy[0]), int(top * scale_xy[1])
-        right = min(int(np.ceil((left + tile_w) * scale_xy[0])), bgr.shape[1])
-        bottom = min(int(np.ceil((top + tile_h) * scale_xy[1])), bgr.shape[0])
+    def _search_region(
+        self, canvas: UInt8[np.ndarray, "h w 3"], region: Region
+    ) -> tuple[list[Detection], int]:
+        """Faces in a part of the canvas, and how many more there are that its edges cut."""
+        left, top, right, bottom = region
+        (scale_x, scale_y), (width, height) = self._to_frame, self._coarse_wh
+        offset = ((left - BORDER_PX) * scale_x, (top - BORDER_PX) * scale_y)
+        found = self._net(canvas[top:bottom, left:right], self._to_frame, offset)
+        inner = (
+            offset[0] if left > 0 else -np.inf,
+            offset[1] if top > 0 else -np.inf,
+            (right - BORDER_PX) * scale_x if right < width + BORDER_PX else np.inf,
+            (bottom - BORDER_PX) * scale_y if bottom < height + BORDER_PX else np.inf,
+        )
+        whole = [d for d in found if not is_cut(d, inner) and self._is_shown(d)]
+        cut = [d for d in found if d.score >= NEW_SMALL_SCORE and is_cut(d, inner)]
+        return whole, len(cut)
+
+    def _search_tiles(self, bgr: UInt8[np.ndarray, "h w 3"]) -> list[Detection]:
+        """Faces in the tiles that nobody has taken yet; runs in both threads."""
+        found: list[Detection] = []
+        while self._todo:
+            try:
+                corner = self._todo.popleft()
+            except IndexError:  # the other thread was quicker
+                break
+            found += self._search_tile(bgr, corner)
+        return found
+
+    def _search_tile(self, bgr: UInt8[np.ndarray, "h w 3"], corner: Corner) -> list[Detection]:
+        (tile_w, tile_h), (height, width) = self._tile_wh, bgr.shape[:2]
+        scale = (width / self._fine_wh[0], height / self._fine_wh[1])
+        x, y = int(corner[0] * scale[0]), int(corner[1] * scale[1])
+        right = min(int(np.ceil((corner[0] + tile_w) * scale[0])), width)
+        bottom = min(int(np.ceil((corner[1] + tile_h) * scale[1])), height)
         tile = cv2.resize(bgr[y:bottom, x:right], self._tile_wh, interpolation=cv2.INTER_LINEAR)
-        found = _detect(self._session, tile, scale_xy, (float(x), float(y)))
-        return [d for d in found if not _is_cut(d, (x, y, right, bottom), bgr.shape)]
+        pad = [
+            BORDER_PX * is_edge for is_edge in (y == 0, bottom == height, x == 0, right == width)
+        ]
+        pad[1] += -(tile_h + pad[0] + pad[1]) % GRID_PX
+        pad[3] += -(tile_w + pad[2] + pad[3]) % GRID_PX
+        tile = cv2.copyMakeBorder(tile, *pad, cv2.BORDER_REFLECT)
+        offset = (x - pad[2] * scale[0], y - pad[0] * scale[1])
+        inner = (
+            float(x) if x > 0 else -np.inf,
+            float(y) if y > 0 else -np.inf,
+            float(right) if right < width else np.inf,
+            float(bottom) if bottom < height else np.inf,
+        )
+        found = self._net(tile, scale, offset)
+        return [d for d in found if not is_cut(d, inner) and self._is_shown(d)]
 
-    def _is_new_scene(self, small: UInt8[np.ndarray, "h w 3"]) -> bool:
-        thumbnail = cv2.resize(small, (32, 18), interpolation=cv2.INTER_AREA).astype(np.float32)
-        before, self._thumbnail = self._thumbnail, thumbnail
-        if before is None:
-            return True
-        return float(np.abs(thumbnail - before).mean()) > _MIN_CUT_LEVELS
+    def _is_shown(self, detection: Detection) -> bool:
+        """False for the mirror picture of a face, in the border."""
+        assert self._size_hw is not None
+        x, y, w, h = detection.box_xywh
+        is_in_x = -0.25 * w < x + w / 2 < self._size_hw[1] + 0.25 * w
+        return is_in_x and -0.25 * h < y + h / 2 < self._size_hw[0] + 0.25 * h
 
-
-def _detect(
-    session: ort.InferenceSession,
-    bgr: UInt8[np.ndarray, "h w 3"],
-    scale_xy: tuple[float, float],
-    offset_xy: tuple[float, float],
-) -> list[Detection]:
-    """Faces of one picture whose pixel (0, 0) lies at `offset_xy` of the frame.
-
-    Source: Wu, Peng, Yu: YuNet, a tiny millisecond-level face detector, 2023 (anchor-free heads).
-    """
-    height, width = bgr.shape[:2]
-    full = np.zeros((-(-height // 32) * 32, -(-width // 32) * 32, 3), np.float32)
-    full[:height, :width] = bgr
-    heads = session.run(_OUTPUTS, {"input": full.transpose(2, 0, 1)[None]})
-    rows = []
-    for i, stride in enumerate(_STRIDES):
-        cls, obj, box, points = (v[0] for v in heads[4 * i : 4 * i + 4])
-        score = np.sqrt(np.clip(cls[:, 0], 0, 1) * np.clip(obj[:, 0], 0, 1))
-        if not np.isfinite(score).all():
-            raise ValueError("face detector scores are not finite")
-        found = np.flatnonzero(score >= KEEP_TRACK_SCORE)
-        y, x = np.divmod(found, full.shape[1] // stride)
-        corner = np.stack([x, y], 1)
-        middle = (corner + box[found, :2]) * stride
-        size = np.exp(box[found, 2:]) * stride
-        marks = (corner[:, None] + points[found].reshape(-1, 5, 2)) * stride
-        rows += list(zip(score[found], middle, size, marks, strict=True))
-    rows = sorted(rows, key=lambda row: -row[0])[: 4 * _MAX_FACES]
-    scale, offset = np.asarray(scale_xy), np.asarray(offset_xy)
-    faces = []
-    for score_one, middle_one, size_one, marks_one in rows:
-        x1, y1 = (middle_one - size_one / 2) * scale + offset
-        w, h = size_one * scale
-        box_xywh = (float(x1), float(y1), float(w), float(h))
-        faces.append(Detection(box_xywh, marks_one * scale + offset, float(score_one)))
-    return faces
-
-
-def _is_cut(detection: Detection, tile: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
-    """A face at a tile's inner edge: its box is wrong, the neighbour tile sees it whole."""
-    x, y, w, h = detection.box_xywh
-    margin = 2
-    return bool(
-        (x < tile[0] + margin and tile[0] > 0)
-        or (y < tile[1] + margin and tile[1] > 0)
-        or (x + w > tile[2] - margin and tile[2] < shape[1])
-        or (y + h > tile[3] - margin and tile[3] < shape[0])
-    )
-
-
-def _merge(found: list[Detection]) -> tuple[Detection, ...]:
-    """Each face once: the better score wins where two boxes are the same face."""
-    kept: list[Detection] = []
-    for detection in sorted(found, key=lambda d: -d.score):
-        if all(not _is_same(detection, other) for other in kept):
-            kept.append(detection)
-    return tuple(kept[:_MAX_FACES])
-
-
-def _is_same(a: Detection, b: Detection) -> bool:
-    if box_iou(a.box_xywh, b.box_xywh) > 0.3:
-        return True
-    x, y = a.landmarks[2]
-    left, top, w, h = b.box_xywh
-    is_nose_inside = abs(x - left - w / 2) < w / 4 and abs(y - top - h / 2) < h / 4
-    return bool(is_nose_inside and a.box_xywh[2] < 1.5 * w)
-
-
-def _fit(width: int, height: int, area_px: int) -> tuple[int, int]:
-    """Width and height of the frame shrunk to `area_px` (never grown), at least 32."""
-    scale = min(1.0, float(np.sqrt(area_px / (width * height))))
-    return max(round(width * scale), 32), max(round(height * scale), 32)
-
-
-def _starts(length: int, tile: int) -> list[int]:
-    """First pixel of tiles that cover `length` with an overlap."""
-    if length <= tile:
-        return [0]
-    num_tiles = int(np.ceil((length - _OVERLAP_PX) / (tile - _OVERLAP_PX)))
-    return [round(i * (length - tile) / (num_tiles - 1)) for i in range(num_tiles)]
+    def _remember(self, found: list[Detection], fine: list[Detection]) -> tuple[Detection, ...]:
+        """What was found now, and what was found before where nothing changed since."""
+        is_whole = self._since_whole == 0
+        for detection in self._known:
+            if not is_whole and not self._changes.has_changed(self._coarse(detection)):
+                found.append(detection)
+        tiles = [seen_well(corner, self._tile_wh, self._fine_wh) for corner in self._searched]
+        scale_x, scale_y = (f / c for f, c in zip(self._fine_wh, self._coarse_wh, strict=True))
+        for detection in self._known_fine:
+            x1, y1, x2, y2 = self._coarse(detection)
+            box = (x1 * scale_x, y1 * scale_y, x2 * scale_x, y2 * scale_y)
+            is_searched = any(holds(tile, box) for tile in tiles)
+            if not is_searched and not self._changes.has_changed((x1, y1, x2, y2)):
+                fine.append(detection)
+        self._known, self._known_fine = list(merge(found)), list(merge(fine))
+        return merge(self._known + self._known_fine)

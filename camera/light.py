@@ -1,7 +1,8 @@
 """The light on a head, as far as the code may know it: one coarse skin colour."""
 
+import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 SKIN_STEP = 8  # as wide as the code's own steps
 DEFAULT_SKIN_BGR = (120.0, 144.0, 184.0)
@@ -35,12 +36,30 @@ def _median_colour(
 ) -> Float[np.ndarray, " 3"] | None:
     half = max(int(half_size), 1)
     height, width = bgr.shape[:2]
-    colours = []
-    for x, y in np.floor(points).astype(int):
-        if half <= x < width - half and half <= y < height - half:
-            square = bgr[y - half : y + half + 1, x - half : x + half + 1]
-            colours.append(square.reshape(-1, 3).mean(0))
-    return np.median(np.array(colours, float), axis=0) if colours else None
+    whole = np.floor(points)
+    inside = (whole >= half).all(1) & (whole < (width - half, height - half)).all(1)
+    if not inside.any():
+        return None
+    return np.asarray(np.median(square_means(bgr, whole[inside], half), axis=0), float)
+
+
+def square_means(
+    bgr: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "n 2"], half: int
+) -> Float32[np.ndarray, "n 3"]:
+    """Mean colour, rounded to levels, of a square of side 2 `half` + 1 around each point.
+
+    Args:
+        bgr: Raw frame.
+        points: x, y of at least one pixel, all inside the frame; squares that reach over the
+            frame's edge repeat its pixels.
+        half: Half the side in pixels, at least 1.
+    """
+    places = np.floor(points).astype(int)
+    low, high = places.min(0) - half, places.max(0) + half + 1
+    left, top = np.maximum(low, 0)
+    part = bgr[top : high[1], left : high[0]]
+    means = cv2.blur(part, (2 * half + 1, 2 * half + 1), borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(means[places[:, 1] - top, places[:, 0] - left], np.float32)
 
 
 class SkinColour:

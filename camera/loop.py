@@ -2,105 +2,30 @@
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from veilcam.camera.compose import compose
 from veilcam.camera.errors import SourceError
+from veilcam.camera.parts import AnalyserLike, EncoderLike, SinkLike, SourceLike
+from veilcam.camera.pending import Pending
+from veilcam.camera.report import RunReport, percentiles
 from veilcam.camera.types import Codes, Frame, Head, Patches, SafeFrame, Scene
 
+__all__ = ["Loop", "RunReport", "SinkLike", "SourceLike", "build_loop", "percentiles"]
+
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 STAGES = ("analyse", "encode", "generate", "compose", "total")
 MAX_DELAY_FRAMES = 3
 _MAX_TIMINGS = 20_000  # a day of camera must not fill the memory
 _MAX_SOURCE_FAULTS = 90  # in a row: about three seconds of a camera that does not answer
 _REACH_BACK_GROWTH = 0.25  # a hull carried back in time grows by this share for each frame
-
-
-@runtime_checkable
-class SourceLike(Protocol):
-    """What the loop needs of a source: frames one by one, None at the end."""
-
-    size_hw: tuple[int, int]
-    is_live: bool
-
-    def read(self) -> Frame | None:
-        """Next frame; raises SourceError where there is none to be had."""
-
-
-@runtime_checkable
-class SinkLike(Protocol):
-    """What the loop needs of a sink. It gets safe frames only."""
-
-    def write(self, frame: SafeFrame) -> None:
-        """Take one picture; raises SinkError where it cannot."""
-
-
-@runtime_checkable
-class AnalyserLike(Protocol):
-    """Frame -> Scene, and the skin colour of the last scene's heads."""
-
-    frame_skin: dict[int, tuple[float, float, float]]
-
-    def __call__(self, frame: Frame) -> Scene:
-        """Every head in the frame."""
-
-
-@runtime_checkable
-class EncoderLike(Protocol):
-    """Scene -> Codes."""
-
-    def encode(self, scene: Scene, skin_bgr: dict[int, tuple[float, float, float]]) -> Codes:
-        """The code of one scene."""
-
-
-@dataclass(slots=True)
-class RunReport:
-    """Counters of one run; `to_json` gives what `veilcam run --json` prints."""
-
-    frames_in: int = 0
-    frames_out: int = 0
-    frames_dropped: int = 0
-    frames_blank: int = 0
-    heads_replaced: int = 0
-    people: set[int] = field(default_factory=set)
-    faults: Counter[str] = field(default_factory=Counter)
-    bundle_sha256: str = ""
-    latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, ready for `json.dumps`; `faults` counts all, `faults_by_stage` each."""
-        return {
-            "frames_in": self.frames_in,
-            "frames_out": self.frames_out,
-            "frames_dropped": self.frames_dropped,
-            "frames_blank": self.frames_blank,
-            "faults": sum(self.faults.values()),
-            "faults_by_stage": dict(self.faults),
-            "people_seen": len(self.people),
-            "heads_replaced": self.heads_replaced,
-            "mode": "face",
-            "strength": "strict",
-            "bundle_sha256": self.bundle_sha256,
-            "latency_ms": self.latency_ms,
-            "barriers": {"processes": "one", "types": "Frame/SafeFrame"},
-        }
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A frame held back by the look-ahead, with what is known of it."""
-
-    frame: Frame
-    scene: Scene
-    skin: dict[int, tuple[float, float, float]]
 
 
 class Loop:
@@ -133,9 +58,10 @@ class Loop:
         self._source, self._analyser, self._encoder = source, analyser, encoder
         self._generator, self._sink = generator, sink
         self._delay_frames = delay_frames
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Pending] = deque()
         self._known_ids: set[int] = set()
         self._source_faults = 0
+        self._last_time_s, self._last_read_s = 0.0, time.perf_counter()
         self.timings: dict[str, list[float]] = {stage: [] for stage in STAGES}
         self.report = RunReport(bundle_sha256=bundle_sha256)
 
@@ -152,10 +78,16 @@ class Loop:
                 self._write(self._finish(self._waiting.popleft()))
             return False
         start_ns = time.perf_counter_ns()
-        self._waiting.append(self._analyse(frame))
-        if len(self._waiting) > self._delay_frames:
-            safe = self._finish(self._waiting.popleft())
-            self._time("total", start_ns)
+        newest = self._begin(frame)
+        self._waiting.append(newest)
+        oldest = self._waiting[0] if len(self._waiting) > self._delay_frames else None
+        if oldest is not None:  # painted while the detector still searches the newest frame
+            self._paint(oldest)
+        self._find(newest)
+        if oldest is not None:
+            self._waiting.popleft()
+            safe = self._finish(oldest)
+            self._note("total", (time.perf_counter_ns() - start_ns) / 1e6)
             self._write(safe)
         return True
 
@@ -180,32 +112,53 @@ class Loop:
                 if not self._source.is_live or self._source_faults > _MAX_SOURCE_FAULTS:
                     raise
                 self._fault("read", "the camera does not answer")
-                index, now_s = self.report.frames_in, time.perf_counter()
-                size_hw = self._source.size_hw
-                self._write(
-                    SafeFrame.blank(size_hw, index=index, time_s=now_s, reason="no picture")
-                )
+                safe = SafeFrame.blank(
+                    self._source.size_hw, index=self.report.frames_in, time_s=self._source_now_s(),
+                    reason="no picture",
+                )  # fmt: skip
+                self._write(safe)
                 continue
             self._source_faults = 0
-            self.report.frames_in += frame is not None
+            if frame is not None:
+                self.report.frames_in += 1
+                self._last_time_s, self._last_read_s = frame.time_s, time.perf_counter()
             return frame
 
-    def _analyse(self, frame: Frame) -> _Waiting:
-        size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
-        try:
-            scene = self._timed("analyse", lambda: self._analyser(frame))
-            skin = dict(self._analyser.frame_skin)
-        except Exception as error:  # any fault of analysis must end in a blank, never in raw pixels
-            reason = self._fault("analyse", type(error).__name__)
-            return _Waiting(frame, Scene(size_hw=size_hw, heads=(), blank_reason=reason), {})
-        self._reach_back(scene, skin)
-        return _Waiting(frame, scene, skin)
+    def _source_now_s(self) -> float:
+        """Now on the source's own clock, as far as its last frame tells; it starts at 0."""
+        return self._last_time_s + time.perf_counter() - self._last_read_s
 
-    def _reach_back(self, scene: Scene, skin: dict[int, tuple[float, float, float]]) -> None:
+    def _begin(self, frame: Frame) -> Pending:
+        size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
+        newest = Pending(frame, Scene(size_hw=size_hw, heads=()))
+        try:
+            with newest.timed("analyse"):
+                newest.scene = self._analyser.begin(frame)
+            newest.skin = dict(self._analyser.frame_skin)
+        except Exception as error:  # any fault of analysis must end in a blank, never in raw pixels
+            newest.reason = self._fault("analyse", type(error).__name__)
+        return newest
+
+    def _find(self, newest: Pending) -> None:
+        """Wait for all heads of the newest frame; known codes of heads in other places are void."""
+        if newest.reason.startswith("analyse"):
+            return
+        try:
+            with newest.timed("analyse"):
+                newest.scene = self._analyser.finish()
+            newest.skin = dict(self._analyser.frame_skin)
+        except Exception as error:  # as above
+            newest.reason = self._fault("analyse", type(error).__name__)
+            return
+        for track_id in self._analyser.late:
+            newest.codes.pop(track_id, None)
+        self._reach_back(newest)
+
+    def _reach_back(self, newest: Pending) -> None:
         """Hide heads that were found just now in the frames that still wait, too."""
-        born = [head for head in scene.heads if head.track_id not in self._known_ids]
+        born = [head for head in newest.scene.heads if head.track_id not in self._known_ids]
         self._known_ids.update(head.track_id for head in born)
-        for age, waiting in enumerate(reversed(self._waiting), start=1):
+        for age, waiting in enumerate(list(self._waiting)[-2::-1], start=1):
             added = tuple(
                 replace(
                     head,
@@ -215,23 +168,53 @@ class Loop:
                 for head in born
             )
             waiting.scene = replace(waiting.scene, heads=waiting.scene.heads + added)
-            waiting.skin.update({h.track_id: skin[h.track_id] for h in born if h.track_id in skin})
+            ids = [head.track_id for head in born if head.track_id in newest.skin]
+            waiting.skin.update({track_id: newest.skin[track_id] for track_id in ids})
 
-    def _finish(self, waiting: _Waiting) -> SafeFrame:
-        """Encode, generate, compose: a safe frame in every case."""
-        frame, stage = waiting.frame, "encode"
+    def _paint(self, waiting: Pending) -> None:
+        """Encode the scene and paint every head that has no code yet; hulls come later."""
+        todo = {h.track_id for h in waiting.scene.heads if h.track_id not in waiting.codes}
+        if waiting.reason or (waiting.is_painted and not todo):
+            return
+        stage = "encode"
         try:
-            codes = self._timed("encode", lambda: self._encoder.encode(waiting.scene, waiting.skin))
+            with waiting.timed(stage):
+                codes = self._encoder.encode(waiting.scene, waiting.skin)
+            codes = replace(codes, heads=tuple(h for h in codes.heads if h.track_id in todo))
             stage = "generate"
-            patches = self._timed("generate", lambda: self._generator(codes))
+            with waiting.timed(stage):
+                patches = self._generator(codes)
             stage = "compose"
-            safe = self._timed("compose", lambda: compose(frame, codes, patches))
-        except Exception as error:  # as above: whatever happens, the sink gets a blank
-            reason = self._fault(stage, type(error).__name__)
+            for code, bgra in zip(codes.heads, patches.bgra, strict=True):
+                waiting.codes[code.track_id], waiting.patches[code.track_id] = code, bgra
+        except Exception as error:  # whatever happens, the sink gets a blank
+            waiting.reason = self._fault(stage, type(error).__name__)
+        waiting.is_painted = True
+
+    def _finish(self, waiting: Pending) -> SafeFrame:
+        """Paint what is left and compose: a safe frame in every case."""
+        self._paint(waiting)
+        frame, scene, safe = waiting.frame, waiting.scene, None
+        if not waiting.reason:
+            try:
+                heads = tuple(
+                    replace(waiting.codes[h.track_id], hull_xy=h.hull_xy) for h in scene.heads
+                )
+                bgra = tuple(waiting.patches[h.track_id] for h in scene.heads)
+                codes = Codes(size_hw=scene.size_hw, heads=heads, blank_reason=scene.blank_reason)
+                with waiting.timed("compose"):
+                    safe = compose(frame, codes, Patches(bgra=bgra))
+            except Exception as error:  # as above
+                waiting.reason = self._fault("compose", type(error).__name__)
+        for stage, spent_ms in waiting.spent_ms.items():
+            self._note(stage, spent_ms)
+        if safe is None:
             size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
-            return SafeFrame.blank(size_hw, index=frame.index, time_s=frame.time_s, reason=reason)
+            return SafeFrame.blank(
+                size_hw, index=frame.index, time_s=frame.time_s, reason=waiting.reason
+            )
         if not safe.reason:
-            self._count(waiting.scene.heads)
+            self._count(scene.heads)
         return safe
 
     def _count(self, heads: tuple[Head, ...]) -> None:
@@ -250,27 +233,11 @@ class Loop:
             _log.warning("%s failed (%s); its frames are blank", stage, what)
         return f"{stage} failed: {what}"
 
-    def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
-        start_ns = time.perf_counter_ns()
-        result = work()
-        self._time(stage, start_ns)
-        return result
-
-    def _time(self, stage: str, start_ns: int) -> None:
+    def _note(self, stage: str, spent_ms: float) -> None:
         values = self.timings[stage]
-        values.append((time.perf_counter_ns() - start_ns) / 1e6)
+        values.append(float(spent_ms))
         if len(values) > _MAX_TIMINGS:
             del values[: _MAX_TIMINGS // 2]
-
-
-def percentiles(values_ms: list[float]) -> dict[str, float]:
-    """p50, p95, p99 and max of some durations, milliseconds.
-
-    >>> percentiles([1.0, 2.0, 3.0])["p50"]
-    2.0
-    """
-    p50, p95, p99 = (float(v) for v in np.percentile(values_ms, [50, 95, 99]))
-    return {"p50": p50, "p95": p95, "p99": p99, "max": float(max(values_ms))}
 
 
 def build_loop(

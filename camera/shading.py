@@ -3,8 +3,11 @@
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from veilcam.camera.light import square_means
+
 _LEFT, _RIGHT = (50, 205, 101, 187), (280, 425, 330, 411)  # sides of the picture
 _UPPER, _LOWER = (151, 108, 337, 9), (200, 199, 208, 428)
+_POINTS = [*_LEFT, *_RIGHT, *_UPPER, *_LOWER]
 
 
 def measure_light(
@@ -12,20 +15,16 @@ def measure_light(
 ) -> tuple[float, float]:
     """log2 brightness ratios: right over left cheek, forehead over chin; 0 where unseen."""
     half = max(int(np.ptp(mesh[:, 0]) / 24), 1)
-    x = _log_brightness(bgr, mesh, _RIGHT, half) - _log_brightness(bgr, mesh, _LEFT, half)
-    y = _log_brightness(bgr, mesh, _UPPER, half) - _log_brightness(bgr, mesh, _LOWER, half)
+    places = np.floor(mesh[_POINTS, :2])
+    inside = (places >= 0).all(1) & (places < (bgr.shape[1], bgr.shape[0])).all(1)
+    levels = np.full(len(places), np.nan)
+    if inside.any():
+        levels[inside] = square_means(bgr, places[inside], half).mean(1)
+    left, right, upper, lower = (_log_brightness(part) for part in levels.reshape(4, 4))
+    x, y = right - left, upper - lower
     return (x if np.isfinite(x) else 0.0), (y if np.isfinite(y) else 0.0)
 
 
-def _log_brightness(
-    bgr: UInt8[np.ndarray, "h w 3"],
-    mesh: Float[np.ndarray, "468 3"],
-    points: tuple[int, ...],
-    half: int,
-) -> float:
-    levels = []
-    for x, y in np.floor(mesh[list(points), :2]).astype(int):
-        square = bgr[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1]
-        if square.size:
-            levels.append(float(square.mean()))
-    return float(np.log2(np.median(levels) + 4)) if levels else float("nan")
+def _log_brightness(levels: Float[np.ndarray, " n"]) -> float:
+    seen = levels[np.isfinite(levels)]
+    return float(np.log2(np.median(seen) + 4)) if len(seen) else float("nan")

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from veilcam.camera.head_model import EXPRESSION_FIELDS
 from veilcam.camera.loop import Loop, percentiles
 from veilcam.camera.sink import MemorySink
 from veilcam.camera.source import ArraySource
-from veilcam.camera.types import Codes, Head, HeadCode, Patches, Scene
+from veilcam.camera.types import Codes, Frame, Head, HeadCode, Patches, Scene
 
 SIZE_HW = (48, 64)
 RAW = 200
@@ -40,9 +41,14 @@ class FakeAnalyser:
 
     def __init__(self, first=0, fails=()):
         self.first, self.fails = first, fails
-        self.frame_skin = {}
+        self.frame_skin, self.late, self.frame = {}, frozenset(), None
 
-    def __call__(self, frame):
+    def begin(self, frame):
+        self.frame = frame
+        return Scene(size_hw=frame.bgr.shape[:2], heads=())
+
+    def finish(self):
+        frame = self.frame
         if frame.index in self.fails:
             raise RuntimeError("detector broke")
         heads = (make_head(),) if frame.index >= self.first else ()
@@ -175,6 +181,102 @@ class SilentSource:
             self.num_faults -= 1
             raise SourceError("no picture")
         return self._inner.read()
+
+
+class StallingSource:
+    """A live source that gives one frame taken at 100 s, stalls twice, and ends."""
+
+    fps, size_hw, is_live = 30.0, SIZE_HW, True
+
+    def __init__(self):
+        bgr = np.full((*SIZE_HW, 3), 50, np.uint8)
+        self.script = [Frame(bgr, 0, 100.0), SourceError("stall"), SourceError("stall"), None]
+
+    def read(self):
+        item = self.script.pop(0)
+        if isinstance(item, SourceError):
+            raise item
+        return item
+
+
+@pytest.mark.parametrize(("source", "start_s"), [(SilentSource(2), 0.0), (StallingSource(), 100.0)])
+def test_blanks_of_a_silent_camera_keep_its_own_clock(source, start_s):
+    sink = MemorySink()
+    make_loop(source=source, sink=sink, analyser=FakeAnalyser(first=99)).run()
+    times = [f.time_s for f in sink.frames if f.reason]
+    assert len(times) == 2
+    assert times == sorted(times)
+    assert all(start_s <= time_s < start_s + 60.0 for time_s in times)
+
+
+class KnowingAnalyser(FakeAnalyser):
+    """Knows a head before it is found, at first where it is not."""
+
+    def __init__(self, moves=False):
+        super().__init__()
+        self.moves = moves
+        self.order = []
+
+    def begin(self, frame):
+        scene = super().begin(frame)
+        self.order.append("begin")
+        self.frame_skin = {0: (120.0, 150.0, 190.0)}
+        box = np.array([[1.0, 1], [2, 1], [2, 2]])
+        return replace(scene, heads=(replace(make_head(x=50.0), hull_xy=box),))
+
+    def finish(self):
+        self.order.append("finish")
+        self.late = frozenset({0}) if self.moves else frozenset()
+        return super().finish()
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_known_heads_are_painted_while_the_search_goes_on_and_again_if_they_moved(moves):
+    analyser, sink, painted = KnowingAnalyser(moves), MemorySink(), []
+
+    def generator(codes):
+        analyser.order.append("paint")
+        painted.extend(head.center_xy for head in codes.heads)
+        return fake_generator(codes)
+
+    report = make_loop(analyser=analyser, generator=generator, sink=sink).run()
+    once = ["begin", "paint", "finish"]
+    assert analyser.order == ([*once, "paint"] if moves else once) * 6
+    assert painted == ([(50.0, 20.0), (20.0, 20.0)] if moves else [(50.0, 20.0)]) * 6
+    # what is hidden comes from the search in both cases
+    assert all(f.bgr.max() < RAW and not f.reason for f in sink.frames)
+    assert report.heads_replaced == 6
+
+
+def test_a_head_that_was_let_go_is_painted_no_more():
+    class Losing(KnowingAnalyser):
+        def finish(self):
+            return replace(super().finish(), heads=())
+
+    sink = MemorySink()
+    report = make_loop(analyser=Losing(), sink=sink, source=make_source(2)).run()
+    assert report.heads_replaced == 0
+    assert not any(f.reason for f in sink.frames)
+
+
+class BrokenBegin(FakeAnalyser):
+    begin = broken
+
+    def finish(self):
+        raise AssertionError("finish must not follow a begin that failed")
+
+
+def test_a_fault_at_the_begin_of_analysis_gives_a_blank():
+    sink = MemorySink()
+    report = make_loop(analyser=BrokenBegin(), sink=sink).run()
+    assert all(f.reason.startswith("analyse failed: RuntimeError") for f in sink.frames)
+    assert report.faults["analyse"] == report.frames_blank == 6
+
+
+def test_a_fault_of_the_generator_still_lets_the_search_end():
+    analyser = KnowingAnalyser()
+    make_loop(analyser=analyser, generator=broken).run()
+    assert analyser.order == ["begin", "finish"] * 6
 
 
 def test_a_camera_that_stalls_shows_blanks_and_goes_on():
