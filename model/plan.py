@@ -137,7 +137,7 @@ def plan_from_table(table: Mapping[str, Any], num_persons: int) -> Plan:
         stages.append(Mechanism(**({"noise_multiplier": 1.0} | entry), num_persons=num_persons))
     if not stages:
         raise ConfigError("[privacy] stages is empty; wanted at least one [[privacy.stages]]")
-    return Plan.calibrated(stages, epsilon=table["epsilon"], delta=table["delta"])
+    return Plan.calibrated(stages, epsilon=float(table["epsilon"]), delta=float(table["delta"]))
 
 
 def _up(epsilon: float) -> float:

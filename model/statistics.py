@@ -159,9 +159,8 @@ def embedding_distance(
 def to_ball(vector: jax.Array) -> jax.Array:
     """The nearest vector of norm at most 1; not-a-number and infinity count as 0."""
     vector = jnp.nan_to_num(vector, nan=0.0, posinf=0.0, neginf=0.0)
-    largest = jnp.maximum(jnp.abs(vector).max(), 1.0)  # squares of huge numbers overflow
-    norm = largest * jnp.linalg.norm(vector / largest)
-    return vector / jnp.maximum(norm, 1.0)
+    vector = jnp.clip(vector, -1e18, 1e18)  # squares must not overflow, nor reciprocals underflow
+    return vector / jnp.maximum(jnp.linalg.norm(vector), 1.0)
 
 
 def vech(matrix: jax.Array) -> jax.Array:
