@@ -26,6 +26,7 @@ _ARCFACE = np.array(
         [70.7299, 92.2041],
     ]
 )
+_FEATURE_STEP = 6 / 255  # the graph answers in levels of its relu6
 _BOX_FACTOR = 1.2  # FaceRes wants a tight crop: side over the longer side of the face box
 
 
@@ -129,7 +130,7 @@ def load_features(folders: list[Path]) -> Callable[[np.ndarray], np.ndarray] | N
 
     def run(bgr: np.ndarray) -> np.ndarray:
         rgb = cv2.resize(bgr, (224, 224), interpolation=cv2.INTER_AREA)[None, ..., ::-1]
-        return session.run(None, {name: np.ascontiguousarray(rgb)})[0].reshape(-1).astype(float)
+        return session.run(None, {name: np.ascontiguousarray(rgb)})[0].reshape(-1) * _FEATURE_STEP
 
     return run
 

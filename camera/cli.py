@@ -106,6 +106,33 @@ def bench(
     _emit(result, as_json, format_table)
 
 
+@cli.command(
+    epilog="\b\nExamples:\n  veilcam audit face.veil --people photos/ -o report.html\n"
+    "  veilcam audit face.veil --quick --json"
+)
+@click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--people", type=click.Path(path_type=Path), help="Pictures of people to attack.")
+@click.option("--clip", type=click.Path(path_type=Path), help="Clip to judge; default: the demo.")
+@click.option("--models", type=click.Path(path_type=Path), help="Folder with faceres.onnx.")
+@click.option("--public", type=click.Path(path_type=Path), help="Pictures that may be shown.")
+@click.option("--members", type=click.Path(path_type=Path), help="Public training pictures.")
+@click.option("--non-members", type=click.Path(path_type=Path), help="Like, but not trained on.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Arrays of public pictures.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Report, .html")
+@click.option("--quick/--no-quick", default=False, help="Fewer people and frames.")
+@_JSON
+def audit(path: Path, out: Path | None, quick: bool, as_json: bool, **where: Path | None) -> None:
+    """Measure what leaks from BUNDLE, with controls that must fire."""
+    from veilcam.camera.audit import AuditOptions
+    from veilcam.camera.audit_command import audit as run_it
+    from veilcam.camera.audit_command import to_text
+
+    value, code = run_it(AuditOptions(bundle=path, is_quick=quick, **where), out)
+    _emit(value, as_json, to_text)
+    if code:
+        raise click.exceptions.Exit(code)
+
+
 @cli.command(epilog="\b\nExamples:\n  veilcam doctor\n  veilcam doctor --json")
 @_BUNDLE
 @_JSON

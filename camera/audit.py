@@ -1,0 +1,218 @@
+"""`veilcam audit`: what leaks from a bundle, measured, with controls that must fire."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veilcam.camera.audit_attacks import raw_limits
+from veilcam.camera.audit_clip import clip_rows, judge_clip
+from veilcam.camera.audit_faces import FaceFinder
+from veilcam.camera.audit_members import membership_of_bundle
+from veilcam.camera.audit_people import Picture, draw_people, read_people, split_people
+from veilcam.camera.audit_protect import FaceProtection
+from veilcam.camera.audit_recognizers import (
+    find_model,
+    load_attributes,
+    load_features,
+    load_recognizers,
+    model_folders,
+)
+from veilcam.camera.audit_rows import identity_findings
+from veilcam.camera.audit_shots import Instruments, Shot, load_mesh, measure
+from veilcam.camera.audit_traits import trait_rows
+from veilcam.camera.audit_use import utility_rows, variety_row
+from veilcam.camera.audit_verdict import check_controls, judge
+from veilcam.camera.errors import InputError
+from veilcam.camera.generator import Generator
+from veilcam.camera.manifest import Bundle, load_bundle
+from veilcam.camera.source import demo_clip
+
+_log = logging.getLogger(__name__)
+_TICK_S = 10.0
+_MIN_PEOPLE = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditOptions:
+    """What to measure, and on whom.
+
+    Attributes:
+        bundle: Folder NAME.veil; None is the package's own.
+        people: Pictures of the people under attack; None draws people who do not exist.
+        clip: Clip for leaks and flicker over time; None is the package's demo.
+        models: Folder with recognizers.
+        public: Pictures that may be shown in the report.
+        members, non_members: Training pictures and like ones that were not trained on.
+        cache: Folder for arrays of public pictures.
+        is_quick: Fewer people and frames.
+    """
+
+    bundle: Path | None = None
+    people: Path | None = None
+    clip: Path | None = None
+    models: Path | None = None
+    public: Path | None = None
+    members: Path | None = None
+    non_members: Path | None = None
+    cache: Path | None = None
+    is_quick: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """People attacked, people that attackers learn on, frames of the clip."""
+        return (100, 130, 45) if self.is_quick else (420, 900, 200)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """The JSON, and what only the report needs."""
+
+    value: dict[str, Any]
+    curves: dict[tuple[str, str], Any]
+    tools: Instruments
+    shown: tuple[Picture, ...]
+
+
+def run_audit(options: AuditOptions) -> AuditResult:
+    """Measure everything; `value` is what `veilcam audit --json` prints.
+
+    Raises:
+        VeilcamError: Bundle, people, clip or models cannot be used.
+    """
+    start_s = time.monotonic()
+    bundle = load_bundle(options.bundle)
+    generator = Generator(bundle)
+    folders = model_folders(options.models, options.people)
+    tools = _load_tools(bundle, generator, folders)
+    attacked, others, source = _measure_people(options, bundle, generator, tools)
+    names = tuple(r.name for r in tools.recognizers)
+    findings = identity_findings(attacked, others, names, _log.info)
+    attacks = findings.rows + trait_rows(attacked, others)
+    utility = utility_rows(attacked)
+    for name in names:
+        if told := variety_row(attacked, name, raw_limits(attacked, name)["1e-3"]):
+            utility.append(told)
+    clip_attacks, clip_use = _measure_clip(options, tools, attacked)
+    attacks, utility = attacks + clip_attacks, utility + clip_use
+    if members := membership_of_bundle(options, bundle, generator, tools, findings.skipped):
+        attacks.append(members)
+    controls = check_controls(attacks, len(tools.recognizers))
+    verdict, reasons = judge(attacks, controls)
+    value = {
+        "claims": claims_of(bundle),
+        "attacks": attacks,
+        "utility": utility,
+        "verdict": verdict,
+        "reasons": reasons,
+        "controls": controls,
+        "skipped": findings.skipped,
+        "people": source,
+        "mode": bundle.manifest["mode"],
+        "bundle_sha256": bundle.sha256,
+        "is_quick": options.is_quick,
+        "seconds": round(time.monotonic() - start_s, 1),
+    }
+    return AuditResult(value, findings.curves, tools, _shown(options, bundle, generator))
+
+
+def claims_of(bundle: Bundle) -> dict[str, Any]:
+    """What the bundle promises; the audit neither makes nor widens a promise."""
+    code = bundle.manifest["code"]
+    static = [f["name"] for f in code["fields"] if f["kind"] == "static"]
+    return {
+        "training": bundle.manifest["training"],
+        "inference": {
+            "bits_per_frame": code["bits_per_frame"],
+            "static_fields": static,
+            "placed": "box, size, roll and skin colour, quantized, in the clear",
+        },
+        "data": [d.get("name") for d in bundle.manifest["data"]],
+    }
+
+
+def _load_tools(bundle: Bundle, generator: Generator, folders: list[Path]) -> Instruments:
+    has_faceres = find_model("faceres.onnx", folders) is not None
+    return Instruments(
+        protection=FaceProtection(bundle, generator),
+        finder=FaceFinder(),
+        recognizers=load_recognizers(folders),
+        mesh=load_mesh(),
+        guess=load_attributes(folders) if has_faceres else None,
+        features=load_features(folders),
+    )
+
+
+def _measure_people(
+    options: AuditOptions, bundle: Bundle, generator: Generator, tools: Instruments
+) -> tuple[list[Shot], list[Shot], dict[str, Any]]:
+    num_attacked, num_others, _ = options.sizes
+    if options.people is not None:
+        pictures = read_people(options.people)
+    else:
+        _log.info("no --people: attacking people that the bundle itself draws, who do not exist")
+        num_attacked, num_others = num_attacked // 2, num_others // 2
+        pictures = draw_people(
+            bundle, generator, num_people=num_attacked + num_others, num_pictures=1
+        )
+    split = split_people(pictures, num_attacked=num_attacked, num_others=num_others)
+    total = len(split.attacked) + len(split.others)
+    tick = _ticker(total)
+    others = measure(split.others, tools, is_learning=True, tick=tick)
+    attacked = measure(split.attacked, tools, is_learning=False, tick=tick)
+    people = {s.person for s in attacked}
+    if len(people) < _MIN_PEOPLE:
+        raise InputError(
+            f"got {len(people)} people with a face that can be found, wanted {_MIN_PEOPLE};"
+            " give --people a folder with more"
+        )
+    source = {
+        "are_drawn_by_the_bundle": options.people is None,
+        "attacked": len(people),
+        "pictures_attacked": len(attacked),
+        "learned_on": len(others),
+        "pictures_without_a_found_face": total - len(attacked) - len(others),
+        "heads_missed_by_the_product": sum(s.code is None for s in attacked + others),
+    }
+    return attacked, others, source
+
+
+def _measure_clip(
+    options: AuditOptions, tools: Instruments, attacked: list[Shot]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    path = options.clip or demo_clip()
+    limits = {r.name: raw_limits(attacked, r.name)["1e-3"] for r in tools.recognizers}
+    _log.info("judging the clip")
+    numbers = judge_clip(
+        path, bundle=options.bundle, finder=tools.finder, recognizers=tools.recognizers,
+        limits=limits, max_frames=options.sizes[2],
+    )  # fmt: skip
+    return clip_rows(numbers)
+
+
+def _ticker(total: int) -> Any:
+    """Says how far the pass over the pictures is, every ten seconds."""
+    start_s = last_s = time.monotonic()
+    done = 0
+
+    def tick() -> None:
+        nonlocal done, last_s
+        done += 1
+        now_s = time.monotonic()
+        if now_s - last_s >= _TICK_S or done == total:
+            last_s = now_s
+            left_s = (now_s - start_s) / done * (total - done)
+            _log.info("pictures: %d of %d, about %.0f s left", done, total, left_s)
+
+    return tick
+
+
+def _shown(
+    options: AuditOptions, bundle: Bundle, generator: Generator, num: int = 8
+) -> tuple[Picture, ...]:
+    """People whose pictures may be in the report: public ones, or people drawn by the bundle."""
+    if options.public is not None:
+        pictures = [p for p in read_people(options.public) if p.number == 0]
+        return tuple(pictures[:: max(len(pictures) // num, 1)][:num])
+    return draw_people(bundle, generator, num_people=num, num_pictures=1)
