@@ -192,7 +192,7 @@ def run_capture(
 
 def counters(loop: Any) -> dict[str, Any]:
     """The loop's report with its latencies so far."""
-    from veilcam.camera.loop import percentiles
+    from veilcam.camera.report import percentiles
 
     values: dict[str, Any] = loop.report.to_json()
     recent = {name: times[-2000:] for name, times in loop.timings.items() if times}

@@ -16,6 +16,7 @@ from veilcam.camera import control
 from veilcam.camera.link import wait_any
 from veilcam.camera.sandbox import LIVE_SINKS, publish_plan
 from veilcam.camera.settings import Settings
+from veilcam.camera.timeline import Timeline
 from veilcam.camera.worker import Worker, failure, start_worker, wait_for
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from veilcam.camera.types import SafeFrame
 
 _BLANK_EVERY_S = 0.5
-_REPORT_S = 0.25
-_MAX_JUMP_S = 5.0
+_REPORT_S = 0.1  # also a sign of life: `notes.Limits.silence_s`
+_LATENCY_EVERY = 10
 _MAX_TIMINGS = 5000
 
 
@@ -51,10 +52,11 @@ class Publisher:
         self._deadline_s = self._report_due_s = 0.0
         self._blank_due_s = math.inf
         self._outage_since_s: float | None = None
-        self._first_s = self._last_time_s = 0.0
-        self._offset_s: float | None = None
+        self._timeline = Timeline()
         self._num_taken = self._num_pictures = 0
         self._crossing_ms: list[float] = []
+        self._latency_ms: dict[str, dict[str, float]] = {}
+        self._num_reports = 0
         self.counts = dict.fromkeys(
             ("frames_out", "frames_blank", "frames_skipped", "frames_torn", "outages"), 0
         )
@@ -140,7 +142,8 @@ class Publisher:
                 raise control.ProtocolError("no ring of that size") from error
         if self._sink is None:
             self._sink = self._open_sink(self._settings.sink, size_hw=size_hw, fps=ready.fps)
-        self._ready, self._offset_s = ready, None
+        self._ready = ready
+        self._timeline.start_life(ready.fps)
         is_live_sink = self._settings.sink.partition(":")[0] in LIVE_SINKS
         self._is_lossless = not (ready.is_live and is_live_sink)
         self._worker.peer.send(control.Go(ready.epoch, self._is_lossless))
@@ -169,7 +172,8 @@ class Publisher:
 
     def _write(self, frame: "SafeFrame", handed_ns: int | None) -> None:
         assert self._sink is not None
-        frame = replace(frame, time_s=self._time_of(frame, is_filler=handed_ns is None))
+        time_s = None if handed_ns is None else frame.time_s
+        frame = replace(frame, time_s=self._timeline.follow(time_s, is_live=self._ready.is_live))
         if handed_ns is not None:
             self._crossing_ms.append((time.perf_counter_ns() - handed_ns) / 1e6)
             del self._crossing_ms[:-_MAX_TIMINGS]
@@ -184,28 +188,6 @@ class Publisher:
         self._blank_due_s = time.monotonic() + _BLANK_EVERY_S
         if self._sink.is_done:
             self._finish(is_by_viewer=True)
-
-    def _time_of(self, frame: "SafeFrame", *, is_filler: bool) -> float:
-        """The picture's time on one clock that never stands still, over every life of capture."""
-        from veilcam.camera.ring import sane_time
-
-        now_s, step_s = time.monotonic(), 1.0 / self._ready.fps
-        if not self.counts["frames_out"]:
-            self._first_s = now_s
-            self._offset_s = 0.0
-            self._last_time_s = sane_time(frame.time_s, -step_s, step_s)
-            return self._last_time_s
-        elapsed_s = now_s - self._first_s
-        if is_filler:
-            time_s = elapsed_s if self._ready.is_live else self._last_time_s + step_s
-        else:
-            if self._offset_s is None:
-                self._offset_s = elapsed_s - frame.time_s if self._ready.is_live else 0.0
-            time_s = frame.time_s + self._offset_s
-            if self._ready.is_live and not abs(time_s - elapsed_s) < _MAX_JUMP_S:
-                time_s = elapsed_s
-        self._last_time_s = sane_time(time_s, self._last_time_s, step_s)
-        return self._last_time_s
 
     def _expect(self) -> None:
         live_s = max(self._settings.live_limit_s, 4.0 / self._ready.fps)
@@ -248,6 +230,11 @@ class Publisher:
         now_s = time.monotonic()
         if is_last or now_s >= self._report_due_s:
             self._report_due_s = now_s + _REPORT_S
+            self._num_reports += 1
+            if self._crossing_ms and (is_last or self._num_reports % _LATENCY_EVERY == 0):
+                from veilcam.camera.report import percentiles
+
+                self._latency_ms = {"cross": percentiles(self._crossing_ms)}
             self._worker.supervisor.send(control.Report(self._epoch, self._values()))
 
     def _values(self) -> dict[str, Any]:
@@ -257,11 +244,7 @@ class Publisher:
             "longest_outage_s": round(self._longest_outage_s, 3),
             **getattr(self._sink, "counters", {}),  # a sink may have numbers of its own
         }
-        if self._crossing_ms:
-            from veilcam.camera.loop import percentiles
-
-            values["latency_ms"] = {"cross": percentiles(self._crossing_ms)}
-        return values
+        return values | {"latency_ms": self._latency_ms} if self._latency_ms else values
 
     def _finish(self, *, is_by_viewer: bool) -> None:
         if self._is_over:
@@ -283,7 +266,7 @@ def main(argv: list[str], open_sink: "Callable[..., Sink] | None" = None) -> int
     signal.signal(signal.SIGTERM, _leave)
     try:
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-        from veilcam.camera import loop, ring, sink  # noqa: F401  loaded before the first frame
+        from veilcam.camera import ring, sink  # noqa: F401  loaded before the first frame
 
         if wait_for(worker.supervisor, control.Begin) is not None:  # until then this is a spare
             Publisher(worker, open_sink or sink.open_sink).run()

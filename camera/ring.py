@@ -23,7 +23,6 @@ NUM_SLOTS = 4
 _MAGIC = 0x4C494556
 _LAYOUT = struct.Struct("<IIII")  # magic, height, width, number of slots
 _SLOT = struct.Struct("<QQQdQH128s")  # seq, epoch, index, time_s, handed_ns, length, reason
-_MAX_GAP_S = 3600.0
 
 
 class TornFrameError(Exception):
@@ -176,13 +175,3 @@ class RingReader:
         (found,) = struct.unpack_from("<Q", self._memory, start)
         self._hold[0] = 0
         return bool(found == seq)
-
-
-def sane_time(time_s: float, last_s: float, step_s: float) -> float:
-    """A picture's time that can follow `last_s`: itself, or one step on where a clock jumped.
-
-    >>> sane_time(1.5, 1.0, 0.1), sane_time(float("nan"), 1.0, 0.1), sane_time(0.2, 1.0, 0.1)
-    (1.5, 1.1, 1.1)
-    """
-    is_sane = math.isfinite(time_s) and last_s < time_s <= last_s + _MAX_GAP_S
-    return time_s if is_sane else last_s + step_s

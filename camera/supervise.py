@@ -62,7 +62,7 @@ class Supervisor:
         self._crew = Crew(settings, commands)
         self._begin_at: tuple[float, int] | None = (0.0, 0)  # when, and at which frame
         self._is_first = True
-        self._stop_due_s = self._heard_publish_s = 0.0
+        self._stop_due_s = self._heard_publish_s = self._up_since_s = 0.0
         self.notes = Notes()
         self.on_tick: Callable[[Supervisor], None] | None = None
 
@@ -126,7 +126,8 @@ class Supervisor:
             self.notes.is_live = message.is_live
         elif isinstance(message, control.Report):
             self.notes.capture_values[process.pid] = message.values
-            self.notes.was_up = True
+            if not self.notes.was_up:
+                self.notes.was_up, self._up_since_s = True, time.monotonic()
             if time.monotonic() - process.started_s > _STEADY_S:
                 self.notes.failures = 0
         elif isinstance(message, control.Failed):
@@ -257,7 +258,7 @@ class Supervisor:
             if now_s - capture.started_s > self._limits.start_s:
                 capture.is_hung = True
                 capture.kill()
-        elif capture is not None and now_s - capture.started_s > _SPARE_AFTER_S:
+        elif capture is not None and now_s - self._up_since_s > _SPARE_AFTER_S:
             for role in ("capture", "publish") if self._is_sink_live() else ("capture",):
                 self._crew.keep_spare(role)
         is_silent = now_s - self._heard_publish_s > self._publish_patience_s()

@@ -34,6 +34,7 @@ _LIMITS = Limits(start_s=20.0)
 _STORM = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
           signal.SIGWINCH, signal.SIGPIPE, signal.SIGTSTP)  # fmt: skip
 MAX_RECOVERY_S = 2.0
+_CALM_S = 3.0
 
 
 def load_storm() -> ModuleType:
@@ -48,17 +49,22 @@ def load_storm() -> ModuleType:
 
 
 class Killer:
-    """Faults from outside: kills, stops and signal storms, one every so often."""
+    """Faults from outside: kills, stops and signal storms, one at a time."""
 
     def __init__(self, seed: int, every_s: float) -> None:
         self._random = random.Random(seed)
         self._every_s = every_s
         self._due_s = time.monotonic() + 2 * every_s
+        self._restarts = 0
         self.injected: Counter[str] = Counter()
 
     def __call__(self, supervisor: Supervisor) -> None:
         """Called at every tick of the supervisor."""
         now_s = time.monotonic()
+        restarts = sum(supervisor.notes.restarts.values())
+        if restarts != self._restarts:  # the next one when this has passed over
+            self._restarts = restarts
+            self._due_s = max(self._due_s, now_s + _CALM_S)
         if now_s < self._due_s or len(supervisor.pids) < 2 or self._every_s <= 0:
             return
         self._due_s = now_s + self._every_s * self._random.uniform(0.7, 1.3)
