@@ -62,7 +62,7 @@ def compose(frame: Frame, codes: Codes, patches: Patches) -> SafeFrame:
 
 def hull_mask(size_hw: tuple[int, int], hulls: tuple[Float[np.ndarray, "_ 2"], ...]) -> Mask:
     """True where a pixel is touched by any hull, rounded outward by one pixel."""
-    return _outside(size_hw, hulls) == 0
+    return np.asarray(_outside(size_hw, hulls) == 0)
 
 
 def _outside(
@@ -183,7 +183,7 @@ def _stand_in(
     if width == 0:
         return None
     to_patch = similarity(head.center_xy, head.size_px, head.roll_deg, side)
-    back = cv2.invertAffineTransform(to_patch)
+    back = np.asarray(cv2.invertAffineTransform(to_patch), float)
     ends_x, ends_y = (left - 1, left + width + 1), (top - 1, top + height + 1)
     corners = np.array([[x, y, 1] for x in ends_x for y in ends_y]) @ back.T
     box = _clip(corners.min(0) - 1, corners.max(0) + 2, size_hw)

@@ -252,13 +252,12 @@ class FaceDetector:
         right = min(int(np.ceil((corner[0] + tile_w) * scale[0])), width)
         bottom = min(int(np.ceil((corner[1] + tile_h) * scale[1])), height)
         tile = cv2.resize(bgr[y:bottom, x:right], self._tile_wh, interpolation=cv2.INTER_LINEAR)
-        pad = [
-            BORDER_PX * is_edge for is_edge in (y == 0, bottom == height, x == 0, right == width)
-        ]
-        pad[1] += -(tile_h + pad[0] + pad[1]) % GRID_PX
-        pad[3] += -(tile_w + pad[2] + pad[3]) % GRID_PX
-        tile = cv2.copyMakeBorder(tile, *pad, cv2.BORDER_REFLECT)
-        offset = (x - pad[2] * scale[0], y - pad[0] * scale[1])
+        edges = (y == 0, bottom == height, x == 0, right == width)
+        above, below, before, after = (BORDER_PX * is_edge for is_edge in edges)
+        below += -(tile_h + above + below) % GRID_PX
+        after += -(tile_w + before + after) % GRID_PX
+        tile = cv2.copyMakeBorder(tile, above, below, before, after, cv2.BORDER_REFLECT)
+        offset = (x - before * scale[0], y - above * scale[1])
         inner = (
             float(x) if x > 0 else -np.inf,
             float(y) if y > 0 else -np.inf,

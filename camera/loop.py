@@ -261,6 +261,7 @@ def build_loop(
     from veilcam.camera.code import Encoder
     from veilcam.camera.generator import Generator
     from veilcam.camera.manifest import load_bundle
+    from veilcam.camera.repaint import Repainter
 
     loaded = load_bundle(bundle)
     settings = ("precision", "threads", "execution_provider")
@@ -269,7 +270,7 @@ def build_loop(
     analyser = Analyser()
     analyser.warm_up(source.size_hw)
     return Loop(
-        source, analyser, encoder, generator, sink,
+        source, analyser, encoder, Repainter(generator), sink,
         delay_frames=delay_frames, bundle_sha256=loaded.sha256,
     )  # fmt: skip
 

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from veilcam.camera.errors import ConfigError
-from veilcam.camera.faces import FaceDetector
+from veilcam.camera.faces import COARSE_AREA_PX
+from veilcam.camera.regions import fit
+from veilcam.camera.yunet import GRID_PX, YuNet, merge
 
 Peer = Callable[[UInt8[np.ndarray, "h w 3"]], None]
 _DEFACE_THRESHOLD = 0.2  # its own defaults
@@ -59,17 +61,23 @@ def _load_deface() -> Peer:
 
 
 def _load_blur() -> Peer:
-    """Our own detector and a Gaussian blur of the boxes it finds, nothing tracked."""
-    detector = FaceDetector(Path(str(files("veilcam.camera") / "assets")) / "yunet.onnx")
+    """The face detector on each small frame and a Gaussian blur of the boxes, nothing tracked."""
+    net = YuNet(Path(str(files("veilcam.camera") / "assets")) / "yunet.onnx")
 
     def run(bgr: UInt8[np.ndarray, "h w 3"]) -> None:
-        for face in detector(bgr):
-            left, top, width, height = face.box_xywh
-            grow_x, grow_y = ((_BLUR_MASK_SCALE - 1) / 2 * side for side in (width, height))
+        height, width = bgr.shape[:2]
+        small_w, small_h = fit(width, height, COARSE_AREA_PX)
+        small = cv2.resize(bgr, (small_w, small_h), interpolation=cv2.INTER_LINEAR)
+        pad_y, pad_x = -small_h % GRID_PX, -small_w % GRID_PX
+        small = cv2.copyMakeBorder(small, 0, pad_y, 0, pad_x, cv2.BORDER_CONSTANT)
+        for face in merge(net(small, (width / small_w, height / small_h))):
+            left, top, width_px, height_px = face.box_xywh
+            grow_x, grow_y = ((_BLUR_MASK_SCALE - 1) / 2 * side for side in (width_px, height_px))
             x0, y0 = max(int(left - grow_x), 0), max(int(top - grow_y), 0)
-            region = bgr[y0 : int(top + height + grow_y) + 1, x0 : int(left + width + grow_x) + 1]
+            bottom, right = int(top + height_px + grow_y) + 1, int(left + width_px + grow_x) + 1
+            region = bgr[y0 : max(bottom, 0), x0 : max(right, 0)]
             if region.size:
-                region[:] = cv2.GaussianBlur(region, (0, 0), max(width, 8.0) / 6)
+                region[:] = cv2.GaussianBlur(region, (0, 0), max(width_px, 8.0) / 6)
 
     return run
 

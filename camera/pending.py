@@ -1,7 +1,7 @@
 """A frame between its reading and its writing."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Pending:
     patches: dict[int, UInt8[np.ndarray, "p p 4"]] = field(default_factory=dict)
     is_painted: bool = False
     reason: str = ""
-    spent_ms: Counter[str] = field(default_factory=Counter)
+    spent_ms: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

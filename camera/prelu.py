@@ -38,18 +38,18 @@ def without_prelu(model: bytes) -> bytes:
     """
     parts = []
     for number, value in _fields(model):
-        is_graph = number == _MODEL_GRAPH and isinstance(value, bytes)
-        parts.append(_field(number, _rewrite_graph(value) if is_graph else value))
+        is_graph = number == _MODEL_GRAPH
+        parts.append(_field(number, _rewrite_graph(_message(value)) if is_graph else value))
     return b"".join(parts)
 
 
 def _rewrite_graph(graph: bytes) -> bytes:
     fields = list(_fields(graph))
-    slopes = dict(_slopes(v) for n, v in fields if n == _GRAPH_TENSOR)
+    slopes = dict(_slopes(_message(v)) for n, v in fields if n == _GRAPH_TENSOR)
     parts = []
     for number, value in fields:
         if number == _GRAPH_NODE and _first(value, _NODE_OP) == b"PRelu":
-            inputs = [v for n, v in _fields(value) if n == _NODE_INPUT]
+            inputs = [_message(v) for n, v in _fields(_message(value)) if n == _NODE_INPUT]
             slope = slopes.get(inputs[1])
             if slope is not None:
                 parts.append(_as_convolutions(inputs[0], _first(value, _NODE_OUTPUT), slope))
@@ -104,11 +104,16 @@ def _node(op: bytes, inputs: tuple[bytes, ...], out: bytes, *, group: int | None
     return _field(_GRAPH_NODE, b"".join(fields))
 
 
+def _message(value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        raise ValueError(f"got the number {value} for a message, wanted an ONNX model")
+    return value
+
+
 def _first(message: bytes | int, number: int) -> bytes:
     """First bytes field of that number, empty where there is none."""
-    if isinstance(message, int):
-        return b""
-    return next((v for n, v in _fields(message) if n == number and isinstance(v, bytes)), b"")
+    values = (v for n, v in _fields(_message(message)) if n == number)
+    return next((v for v in values if isinstance(v, bytes)), b"")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:

@@ -21,7 +21,7 @@ class TileTurns:
         self, corners: list[Corner], tile_wh: tuple[int, int], fine_wh: tuple[int, int]
     ) -> None:
         self._corners, self._tile_wh, self._fine_wh = corners, tile_wh, fine_wh
-        self._is_dirty = [True] * len(corners)
+        self._dirty_since: list[int | None] = [0] * len(corners)  # turn, or None where clean
         self._urgent: list[int] = []
         self._turn = self._next = 0
 
@@ -42,7 +42,8 @@ class TileTurns:
         for i, (left, top) in enumerate(self._corners):
             right, bottom = left + self._tile_wh[0], top + self._tile_wh[1]
             box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
-            self._is_dirty[i] = self._is_dirty[i] or bool(seen[cells_of(box, cells.shape)].any())
+            if self._dirty_since[i] is None and seen[cells_of(box, cells.shape)].any():
+                self._dirty_since[i] = self._turn
 
     def take(self, doubt_xy: list[tuple[float, float]], *, is_cut: bool) -> list[Corner]:
         """Tiles to search now.
@@ -64,17 +65,25 @@ class TileTurns:
         if doubt_xy and self._turn % 2:
             return [self._around(doubt_xy[(self._turn // 2) % min(len(doubt_xy), 2)])]
         order = [(self._next + i) % len(self._corners) for i in range(len(self._corners))]
-        changed = next((i for i in order if self._is_dirty[i]), None)
+        dirty = [i for i in order if self._dirty_since[i] is not None]
+        if self._turn % 2 and not self._is_late(dirty):
+            return []
+        changed = dirty[0] if dirty else None
         if changed is None and self._turn % _QUIET_TURNS:
             return []
         index = order[0] if changed is None else changed
         self._next = index + 1
         return self._take([index])
 
+    def _is_late(self, dirty: list[int]) -> bool:
+        """True where a tile would wait longer for its turn than if all were walked over."""
+        ages = [self._turn - since for i in dirty if (since := self._dirty_since[i]) is not None]
+        return bool(ages) and max(ages) + 2 * len(ages) > len(self._corners)
+
     def _take(self, indices: list[int]) -> list[Corner]:
         self._urgent = [i for i in self._urgent if i not in indices]
         for i in indices:
-            self._is_dirty[i] = False
+            self._dirty_since[i] = None
         return [self._corners[i] for i in indices]
 
     def _around(self, place_xy: tuple[float, float]) -> Corner:

@@ -13,7 +13,7 @@ def turns():
     return made
 
 
-def cells(*places):
+def cells(*places: tuple[int, int]) -> np.ndarray:
     changed = np.zeros((17, 30), bool)
     for row, column in places:
         changed[row, column] = True
@@ -46,11 +46,22 @@ def test_changed_tiles_are_next_and_then_quiet_again():
     assert made.take([], is_cut=False) == []
 
 
+@pytest.mark.parametrize("num_changed", [1, 2, 4, 6])
+def test_changed_tiles_are_searched_within_as_many_frames_as_there_are_tiles(num_changed):
+    made = turns()
+    places = [(0, 0), (0, 15), (0, 29), (16, 0), (16, 15), (16, 29)][:num_changed]
+    made.mark(cells(*places), [], COARSE_WH)
+    taken = [corner for _ in range(len(CORNERS) + 1) for corner in made.take([], is_cut=False)]
+    wanted = {CORNERS[3 * (row > 0) + (column + 2) // 15] for row, column in places}
+    assert wanted <= set(taken)
+
+
 def test_what_changes_in_a_hidden_box_is_no_reason_to_look():
     made = turns()
     made.mark(cells((2, 2)), [(16.0, 16.0, 80.0, 80.0)], COARSE_WH)
     assert made.take([], is_cut=False) == []
     made.mark(cells((2, 2)), [(40.0, 40.0, 80.0, 80.0)], COARSE_WH)
+    assert made.take([], is_cut=False) == []  # not this turn
     assert made.take([], is_cut=False) == [(0, 0)]
 
 
