@@ -28,7 +28,7 @@ from veilcam.camera.yunet import GRID_PX, YuNet, is_cut, merge
 WHOLE_AREA_PX = 340_000  # frames up to this are searched in full resolution, without tiles
 COARSE_AREA_PX = 480 * 270
 FINE_AREA_PX = 960 * 540
-TILE_HW = (270, 320)
+TILE_HW = (270, 320)  # larger ones see prints on clothes as faces
 WHOLE_EVERY_FRAMES = 15  # searched whole at least this often, changed or not
 _MARGIN_PX = 32.0  # around what changed: a face is more than the part of it that moved
 _WHOLE_SHARE = 0.75  # a region of more than this share of the picture is not worth cutting out
