@@ -170,13 +170,19 @@ def export(run_dir: Path, out: Path, as_json: bool) -> None:
 @click.option("--resume/--no-resume", default=False, help="Go on from the last checkpoint.")
 @click.option("--run-dir", type=click.Path(path_type=Path), default=None, help="Where it writes.")
 @click.option("--max-minutes", type=float, default=None, help="Stop cleanly after so long.")
+@click.option("--plan/--no-plan", default=False, help="Print what it would spend; train nothing.")
 @_JSON
 def train(
-    config: Path, resume: bool, run_dir: Path | None, max_minutes: float | None, as_json: bool
-) -> None:
+    config: Path, resume: bool, run_dir: Path | None, max_minutes: float | None, plan: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Train a generator as CONFIG says."""
     if not config.is_file():
         raise ConfigError(f"no training configuration {config}; wanted a TOML file")
+    if plan:
+        planned = _needs_extra("veilcam.model.plan", "train").read_plan(config)
+        _emit(planned.as_dict(), as_json, lambda _: planned.as_text())
+        return
     run = _needs_extra("veilcam.model.train", "train").train
     result = run(config, resume=resume, run_dir=run_dir, max_minutes=max_minutes)
     _emit(result if isinstance(result, dict) else {"done": True}, as_json, _as_lines)

@@ -1,8 +1,10 @@
 """What a run will spend on people's privacy, known before anything is spent."""
 
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from veilcam.camera.errors import ConfigError
@@ -17,7 +19,8 @@ from veilcam.model.privacy import (
     epsilon_of,
 )
 
-_STAGE_KEYS = {f.name: f.type for f in fields(Mechanism) if f.name != "num_persons"}
+_PLAN_KEYS: dict[str, Any] = {"epsilon": float, "delta": float, "num_persons": int, "stages": list}
+_STAGE_KEYS: dict[str, Any] = {f.name: f.type for f in fields(Mechanism) if f.name != "num_persons"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +115,33 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_from_table(table: Mapping[str, Any], num_persons: int) -> Plan:
+def read_plan(config: Path) -> Plan:
+    """The plan of the training configuration at this path; nothing is spent."""
+    try:
+        with config.open("rb") as stream:
+            table = tomllib.load(stream)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{config}: cannot be read as TOML: {error}") from error
+    if not isinstance(table.get("privacy"), dict):
+        raise ConfigError(
+            f"{config}: there is no [privacy] table, so no private person is used and no epsilon "
+            "is spent; add one to train on private people"
+        )
+    return plan_from_table(table["privacy"])
+
+
+def plan_from_table(table: Mapping[str, Any]) -> Plan:
     """Reads the `[privacy]` table of a training configuration.
 
-    Keys: `epsilon`, `delta` and an array `stages` of tables with the fields of `Mechanism`.
-    `noise_multiplier` (default 1) is relative: all are scaled by one factor to meet epsilon.
+    Keys: `epsilon`, `delta`, `num_persons` and an array `stages` of tables with the fields of
+    `Mechanism`. `noise_multiplier` (default 1) is relative: all are scaled by one factor so that
+    the stages together meet epsilon.
     """
-    allowed = {"epsilon", "delta", "stages"}
-    if set(table) != allowed:
-        raise ConfigError(f"[privacy] has the keys {sorted(table)}; wanted {sorted(allowed)}")
+    if set(table) != set(_PLAN_KEYS):
+        raise ConfigError(f"[privacy] has the keys {sorted(table)}; wanted {sorted(_PLAN_KEYS)}")
+    for key, wanted in _PLAN_KEYS.items():
+        if not _is_a(table[key], wanted):
+            raise ConfigError(f"[privacy] {key}={table[key]!r} has the wrong type")
     stages = []
     for entry in table["stages"]:
         for key, value in entry.items():
@@ -128,16 +149,25 @@ def plan_from_table(table: Mapping[str, Any], num_persons: int) -> Plan:
                 raise ConfigError(
                     f"[[privacy.stages]]: unknown key {key!r}; allowed: {', '.join(_STAGE_KEYS)}"
                 )
-            wanted = (int, float) if _STAGE_KEYS[key] is float else _STAGE_KEYS[key]
-            if not isinstance(value, wanted) or isinstance(value, bool):  # type: ignore[arg-type]
+            if not _is_a(value, _STAGE_KEYS[key]):
                 raise ConfigError(f"[[privacy.stages]]: {key}={value!r} has the wrong type")
         for key in ("stage", "l2_clip_norm"):
             if key not in entry:
                 raise ConfigError(f"[[privacy.stages]]: key {key!r} is missing")
-        stages.append(Mechanism(**({"noise_multiplier": 1.0} | entry), num_persons=num_persons))
+        given = {k: float(v) if _STAGE_KEYS[k] is float else v for k, v in entry.items()}
+        stages.append(
+            Mechanism(**({"noise_multiplier": 1.0} | given), num_persons=table["num_persons"])
+        )
     if not stages:
         raise ConfigError("[privacy] stages is empty; wanted at least one [[privacy.stages]]")
     return Plan.calibrated(stages, epsilon=float(table["epsilon"]), delta=float(table["delta"]))
+
+
+def _is_a(value: object, wanted: Any) -> bool:
+    """TOML's types: a whole number may stand for a float, true is no number."""
+    return isinstance(value, (int, float) if wanted is float else wanted) and not (
+        isinstance(value, bool)
+    )
 
 
 def _up(epsilon: float) -> float:

@@ -1,12 +1,15 @@
 """A plan says beforehand what a run spends, and refuses what makes no promise."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from veilcam.camera import cli
 from veilcam.camera.errors import ConfigError
-from veilcam.model.plan import Plan, plan_from_table
+from veilcam.model.plan import Plan, plan_from_table, read_plan
 from veilcam.model.privacy import Mechanism
 
 
@@ -15,11 +18,12 @@ def table(**changes: Any) -> dict[str, Any]:
         {"stage": "latents", "l2_clip_norm": 1.0, "noise_multiplier": 2.0},
         {"stage": "game", "l2_clip_norm": 0.5, "sampling_prob": 0.1, "iterations": 40},
     ]
-    return {"epsilon": 4.0, "delta": 1e-5, "stages": stages} | changes
+    people = {"epsilon": 4.0, "delta": 1e-5, "num_persons": 1836}
+    return people | {"stages": stages} | changes
 
 
 def test_the_plan_meets_its_budget_and_tells_each_stage() -> None:
-    plan = plan_from_table(table(), 1836)
+    plan = plan_from_table(table())
     told = plan.as_dict()
     assert 3.9 < told["epsilon"] <= 4.0
     assert told["epsilon"] >= plan.composed_epsilon
@@ -58,6 +62,9 @@ def test_a_plan_over_its_budget_is_refused() -> None:
         ({"delta": 1 / 1836}, "below 1/1836"),
         ({"stages": []}, "stages is empty"),
         ({"noise": 1}, "keys"),
+        ({"num_persons": 0}, "num_persons=0"),
+        ({"num_persons": "many"}, "num_persons='many' has the wrong type"),
+        ({"epsilon": True}, "epsilon=True has the wrong type"),
         ({"stages": [{"stage": "a"}]}, "'l2_clip_norm' is missing"),
         ({"stages": [{"stage": "a", "l2_clip_norm": "1"}]}, "l2_clip_norm='1' has the wrong type"),
         ({"stages": [{"stage": "a", "l2_clip_norm": 1, "seed": 3}]}, "unknown key 'seed'"),
@@ -67,4 +74,39 @@ def test_a_plan_over_its_budget_is_refused() -> None:
 )
 def test_a_bad_table_is_refused(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        plan_from_table(table(**changes), 1836)
+        plan_from_table(table(**changes))
+
+
+CONFIG = """
+pack = "faces.npz"
+[privacy]
+epsilon = 2
+delta = 1e-5
+num_persons = 1836
+[[privacy.stages]]
+stage = "latents"
+l2_clip_norm = 1
+"""
+
+
+def test_the_command_prints_the_plan_and_trains_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "face.toml"
+    path.write_text(CONFIG)
+    assert cli.call(["train", str(path), "--plan", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 1.95 < told["epsilon"] <= 2.0
+    assert [stage["stage"] for stage in told["stages"]] == ["latents"]
+    assert cli.call(["train", str(path), "--plan"]) == 0
+    assert "together: epsilon" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["face.toml"]
+
+
+@pytest.mark.parametrize("text", ["pack = 'a'", "privacy = 3", "[privacy", "[privacy]"])
+def test_a_config_without_a_plan_says_so(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "face.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="privacy|cannot be read as TOML"):
+        read_plan(path)
+    assert cli.call(["train", str(path), "--plan"]) == 2
