@@ -107,6 +107,6 @@ def test_the_command_prints_the_plan_and_trains_nothing(
 def test_a_config_without_a_plan_says_so(text: str, tmp_path: Path) -> None:
     path = tmp_path / "face.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="privacy|cannot be read as TOML"):
+    with pytest.raises(ConfigError, match=r"privacy|cannot be read as TOML"):
         read_plan(path)
     assert cli.call(["train", str(path), "--plan"]) == 2
