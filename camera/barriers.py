@@ -36,12 +36,14 @@ class Plan:
         needs_network: True where its work is on the network: then nothing closes it and the
             report says so.
         tcp_ports: With `needs_network`, the ports it may connect to; empty for any.
+        bind_ports: With `needs_network`, the ports it may serve on; empty for any.
     """
 
     rules: tuple[landlock.Rule, ...]
     policy: seccomp.Policy
     needs_network: bool = False
     tcp_ports: tuple[int, ...] = ()
+    bind_ports: tuple[int, ...] = ()
 
 
 def raise_barriers(plan: Plan) -> dict[str, str]:
@@ -65,14 +67,17 @@ def raise_barriers(plan: Plan) -> dict[str, str]:
     return state | _tried(plan, state)
 
 
-def missing(state: Mapping[str, str]) -> list[str]:
-    """Names of the required barriers that are not up."""
-    return [name for name in REQUIRED if not state.get(name, "down").startswith(UP)]
+def missing(state: Mapping[str, str], role: str = "capture") -> list[str]:
+    """Names of the required barriers that are not up; the network is publish's own to use."""
+    fine: dict[str, tuple[str, ...]] = {name: (UP,) for name in REQUIRED}
+    if role == "publish":
+        fine["network"] = (UP, "open")
+    return [name for name in REQUIRED if not state.get(name, "down").startswith(fine[name])]
 
 
 def all_missing(found: Mapping[str, Mapping[str, str]]) -> list[str]:
     """The same over several processes, as `role.name`."""
-    return [f"{role}.{name}" for role in sorted(found) for name in missing(found[role])]
+    return [f"{role}.{name}" for role in sorted(found) for name in missing(found[role], role)]
 
 
 def _attempt(work: Callable[[], str | None]) -> str:
@@ -121,8 +126,10 @@ def _forbid_dumps() -> None:
 
 
 def _restrict_paths(plan: Plan) -> str:
-    ports = plan.tcp_ports or (None if plan.needs_network else ())
-    return f"ABI {landlock.restrict(plan.rules, tcp_ports=ports)}"
+    if plan.needs_network and not plan.tcp_ports and not plan.bind_ports:
+        return f"ABI {landlock.restrict(plan.rules, tcp_ports=None)}"
+    ports = {"tcp_ports": plan.tcp_ports, "bind_ports": plan.bind_ports}
+    return f"ABI {landlock.restrict(plan.rules, **ports)}"
 
 
 def _prctl(option: int, value: int) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +232,8 @@ def main(argv: list[str], load: Callable[[Settings], tuple[Build, Any]] = load_p
         argv: See `worker.start_worker`.
         load: Gives builder and opener once the barriers are up; tests put theirs here.
     """
+    with suppress(OSError):  # where memory runs out the kernel is to take this one, not publish
+        Path("/proc/self/oom_score_adj").write_text("500")
     worker = start_worker(argv, capture_plan, signal.SIGKILL)
     epoch = 0
     try:

@@ -51,6 +51,7 @@ class Crew:
                 process.close(0.0)
             process = self._start(role)
         self.active[role] = process
+        process.started_s = time.monotonic()  # a spare may have waited for hours
         if role == "publish":  # capture begins when the supervisor says from where
             process.link.send(control.Begin(1, 0, 0))
         return process

@@ -25,7 +25,7 @@ _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _FILE_RIGHTS = 1 | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # by ABI; 16 from 5 on
 _NET_BITS = 0b11  # bind and connect of TCP, from ABI 4
-_CONNECT_TCP = 0b10
+_BIND_TCP, _CONNECT_TCP = 0b01, 0b10
 _SCOPES = 0b11  # abstract Unix sockets and signals, from ABI 6
 
 READ = _READ_FILE | _READ_DIR
@@ -48,12 +48,15 @@ def abi_version() -> int:
     return max(0, int(_libc().syscall(_CREATE, None, 0, _VERSION_FLAG)))
 
 
-def restrict(rules: Iterable[Rule], *, tcp_ports: Iterable[int] | None = ()) -> int:
+def restrict(
+    rules: Iterable[Rule], *, tcp_ports: Iterable[int] | None = (), bind_ports: Iterable[int] = ()
+) -> int:
     """Forbids this thread and its children every path and TCP port not named, for good.
 
     Args:
         rules: What stays reachable; a path that does not exist is left out.
         tcp_ports: Ports that may still be connected to (ABI 4 and later); None leaves TCP alone.
+        bind_ports: Ports that may still be served on.
 
     Returns:
         The ABI that was used; 4 and later also closes TCP, 6 signals and abstract sockets.
@@ -72,8 +75,9 @@ def restrict(rules: Iterable[Rule], *, tcp_ports: Iterable[int] | None = ()) -> 
     try:
         for rule in rules:
             _add_path(ruleset, rule, handled)
-        for port in tcp_ports if tcp_ports and abi >= 4 else ():
-            _call(_ADD_RULE, ruleset, _RULE_PORT, struct.pack("=QQ", _CONNECT_TCP, port), 0)
+        if net:
+            _add_ports(ruleset, _CONNECT_TCP, tcp_ports or ())
+            _add_ports(ruleset, _BIND_TCP, bind_ports)
         if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "no_new_privs refused")
         _call(_RESTRICT, ruleset, 0)
@@ -93,6 +97,11 @@ def _add_path(ruleset: int, rule: Rule, handled: int) -> None:
         _call(_ADD_RULE, ruleset, _RULE_PATH, struct.pack("=Qi", rights, descriptor), 0)
     finally:
         os.close(descriptor)
+
+
+def _add_ports(ruleset: int, right: int, ports: Iterable[int]) -> None:
+    for port in ports:
+        _call(_ADD_RULE, ruleset, _RULE_PORT, struct.pack("=QQ", right, port), 0)
 
 
 def _call(number: int, *arguments: int | bytes) -> int:

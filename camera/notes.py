@@ -84,3 +84,7 @@ class Notes:
     capture_values: dict[int, dict[str, Any]] = field(default_factory=dict)
     publish_values: dict[int, dict[str, Any]] = field(default_factory=dict)
     barriers: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def fail(self, error: VeilcamError) -> None:
+        """The run ends with the first of its errors: later ones follow from it."""
+        self.error = self.error or error

@@ -20,7 +20,7 @@ _LOAD, _JEQ, _JGE, _JSET, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _NUMBER_AT, _ARCH_AT, _ARGUMENT_AT = 0, 4, 16
 _X32_BIT = 0x40000000
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER_MODE = 38, 22, 2
+_PR_SET_NO_NEW_PRIVS, _PR_GET_SECCOMP, _PR_SET_SECCOMP, _FILTER_MODE = 38, 21, 22, 2
 _CLONE_THREAD = 0x10000
 _CAMERA_IOCTLS = (8, 9, 15, 16, 17, 18, 92)  # REQBUFS QUERYBUF QBUF EXPBUF DQBUF STREAMON CREATE
 _V4L2 = ord("V") << 8
@@ -50,7 +50,8 @@ def is_available() -> bool:
     """True where the kernel can filter and we know the system call numbers of the machine."""
     if not sys.platform.startswith("linux") or platform.machine() not in syscalls.ARCHITECTURES:
         return False
-    return ctypes.CDLL(None, use_errno=True).prctl(21, 0, 0, 0, 0) >= 0  # PR_GET_SECCOMP
+    mode = int(ctypes.CDLL(None, use_errno=True).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0))
+    return mode >= 0
 
 
 def build_program(policy: Policy, machine: str, process_id: int) -> bytes:

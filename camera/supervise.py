@@ -140,9 +140,9 @@ class Supervisor:
         """It says why it ends: bad input and a first start that fails end the run."""
         may_come_back = self.notes.is_live and self.notes.was_up
         if message.is_input and not may_come_back:
-            self.notes.error = InputError(message.text)
+            self.notes.fail(InputError(message.text))
         elif not message.is_input and not self.notes.was_up:
-            self.notes.error = WorkerError(f"{message.text}; please report it")
+            self.notes.fail(WorkerError(f"{message.text}; please report it"))
         else:
             _log.warning("capture: %s", message.text)
 
@@ -160,20 +160,19 @@ class Supervisor:
             self.notes.is_done = True
         elif isinstance(message, control.Failed):
             if message.is_input:
-                self.notes.error = InputError(message.text)
+                self.notes.fail(InputError(message.text))
             elif not self._is_sink_live():
-                self.notes.error = WorkerError(f"{message.text}; please report it")
+                self.notes.fail(WorkerError(f"{message.text}; please report it"))
             else:
                 _log.warning("publish: %s", message.text)
 
     def _note_barriers(self, role: str, message: control.Barriers) -> None:
         self.notes.barriers[role] = message.state
-        down = barriers.missing(message.state)
+        down = barriers.missing(message.state, role)
         if down and self._is_strict:
             told = "; ".join(f"{name}: {message.state.get(name, 'down')}" for name in down)
-            self.notes.error = ConfigError(
-                f"--require-barriers: {role} has not all of them ({told}); see `veilcam doctor`"
-            )
+            text = f"--require-barriers: {role} has not all of them ({told}); see `veilcam doctor`"
+            self.notes.fail(ConfigError(text))
 
     def _begin(self) -> None:
         """Lets the waiting capture process begin when its time has come and both are fenced."""
@@ -207,9 +206,8 @@ class Supervisor:
         self._count_restart("capture", process)
         may_come_back = self.notes.is_live and self.notes.was_up and process.epoch
         if self.notes.failures > _MAX_FAILURES and not may_come_back:
-            self.notes.error = WorkerError(
-                f"capture ended {self.notes.failures} times in a row ({process.how_it_ended()})"
-            )
+            text = f"capture ended {self.notes.failures} times in a row ({process.how_it_ended()})"
+            self.notes.fail(WorkerError(text))
             return
         self._crew.put("capture")
         if process.epoch:
@@ -226,13 +224,12 @@ class Supervisor:
             return
         if not self._is_sink_live():
             remove_unfinished(self._settings.sink, process.pid)
-            self.notes.error = WorkerError(
-                f"the publish process ended ({process.how_it_ended()}); the output was dropped"
-            )
+            text = f"the publish process ended ({process.how_it_ended()}); the output was dropped"
+            self.notes.fail(WorkerError(text))
             return
         self._count_restart("publish", process)
         if self.notes.failures > _MAX_FAILURES and not self.notes.was_up:
-            self.notes.error = WorkerError(f"publish does not start ({process.how_it_ended()})")
+            self.notes.fail(WorkerError(f"publish does not start ({process.how_it_ended()})"))
             return
         done = sum(v.get("num_pictures", 0) for v in self.notes.publish_values.values())
         self._crew.dismiss("publish")

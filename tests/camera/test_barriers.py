@@ -133,7 +133,12 @@ def test_a_network_camera_keeps_its_port_and_is_not_called_closed() -> None:
     plan = capture_plan(Settings(source="rtsp://cam.local:8554/live", sink="null"))
     assert plan.needs_network
     assert plan.tcp_ports == (8554,)
-    assert barriers.missing({"network": "open (the work is on the network)"})[-1] == "network"
+    state = dict.fromkeys(barriers.REQUIRED, "up") | {
+        "network": "open (the work is on the network)"
+    }
+    assert barriers.missing(state, "capture") == ["network"]
+    assert barriers.missing(state, "publish") == []
+    assert barriers.missing(state | {"network": "down (x)"}, "publish") == ["network"]
 
 
 def test_no_plan_of_publish_has_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,3 +180,19 @@ def test_every_machine_knows_the_calls_that_matter() -> None:
         needed = {"openat", "openat2", "clone", "clone3", "execve", "ptrace", "io_uring_setup"}
         assert needed <= set(numbers)
         assert len(set(numbers.values())) == len(numbers)
+
+
+@NEEDS
+def test_a_process_with_a_port_of_its_own_serves_on_no_other() -> None:
+    code = (
+        "import socket, sys; from pathlib import Path; from veilcam.camera import landlock\n"
+        "port = int(sys.argv[1])\n"
+        "abi = landlock.restrict([landlock.Rule(Path('/'), landlock.READ)], bind_ports=[port])\n"
+        "socket.create_server(('127.0.0.1', port)).close()\n"
+        "try: socket.create_server(('127.0.0.1', port + 1)).close()\n"
+        "except PermissionError: sys.exit(0)\n"
+        "sys.exit(0 if abi < 4 else 1)\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    subprocess.run([sys.executable, "-c", code, str(port)], check=True)

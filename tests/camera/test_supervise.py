@@ -220,3 +220,22 @@ def test_a_dead_supervisor_takes_capture_along(tmp_path: Path) -> None:
     for descriptor in watched:
         assert select.select([descriptor], [], [], 20)[0], "it lives on"
         os.close(descriptor)
+
+
+def test_a_spare_that_waited_long_is_not_taken_for_one_that_hangs() -> None:
+    run = supervisor()
+    ages: list[float] = []
+
+    def age(watched: Supervisor) -> None:
+        for process in watched._crew.spare.values():
+            process.started_s = -1e6
+            ages.append(process.started_s)
+        if ages:
+            kill(watched)
+
+    kill = Once("capture", signal.SIGKILL, 30)
+    run.on_tick = age
+    report = run.run(lambda: run.notes.restarts["capture"] > 0 and good(run) > 60)
+    assert ages
+    assert report["restarts"]["capture"] == 1
+    assert report["faults_by_stage"] == {"capture_lost": 1}
