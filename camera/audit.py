@@ -62,7 +62,7 @@ class AuditOptions:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """People attacked, people that attackers learn on, frames of the clip."""
-        return (100, 130, 45) if self.is_quick else (420, 900, 200)
+        return (70, 230, 45) if self.is_quick else (420, 900, 200)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def build_trial(
 
 def _seen(shots: list[Shot], view: str, recognizer: str) -> Float[np.ndarray, "n d"]:
     if view in (CODE, PLANTED_CODE):
-        return np.stack([code_input(s, view == PLANTED_CODE) for s in shots])
+        return np.stack([code_input(s, is_planted=view == PLANTED_CODE) for s in shots])
     return seen_of(shots, view, recognizer)
 
 

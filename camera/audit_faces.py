@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-_PASSES = 4
+_PASSES = 8
 _UPRIGHT_DEG = 4.0  # a head turned less than this needs no second look
+_STEADY_DEG = 1.5  # an angle that moves less between two looks is the angle
 _SIDE_PX = 256  # of the upright crop
 _CROP_FACTOR = 2.0  # its side over the longer side of the face box
 
@@ -99,7 +100,7 @@ class FaceFinder:
                 return best
             best = _moved(max(near, key=lambda f: f.score), matrix, side / _SIDE_PX)
             change, angle = abs(best.roll_deg - angle), best.roll_deg
-            if change < _UPRIGHT_DEG:
+            if change < _STEADY_DEG:
                 return best
         return best
 

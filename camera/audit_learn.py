@@ -68,23 +68,22 @@ def blocks_of(recognizer_dim: int, total: int) -> tuple[slice, ...]:
 
 
 def learn_linear(
-    seen: Float[np.ndarray, "n d"], known: Float[np.ndarray, "n e"], blocks: tuple[slice, ...]
-) -> Learned:
+    seen: Float[np.ndarray, "n d"], known: Float[np.ndarray, "n e"], blocks: tuple[slice, ...],
+    target: Target,
+) -> Learned:  # fmt: skip
     """Ridge regression from what is seen to the original's place among people."""
-    target = Target.of(known)
     return Learned(fit_ridge(seen, target(known), blocks), target)
 
 
 def learn_net(
     train: Callable[..., tuple[Mapping, Mapping, int]], seen: Float[np.ndarray, "n d"],
-    known: Float[np.ndarray, "n e"], blocks: tuple[slice, ...],
+    known: Float[np.ndarray, "n e"], blocks: tuple[slice, ...], linear: Learned,
 ) -> Learned:  # fmt: skip
     """A net that starts from the linear attacker and goes on where it errs.
 
     On people it was fitted to the linear attacker is too good to learn from, so each fifth of
     them is guessed by one fitted to the rest.
     """
-    linear = learn_linear(seen, known, blocks)
     goal = linear.gallery(known)
     honest = np.zeros_like(goal)
     fold = np.arange(len(seen)) % _FOLDS
@@ -121,18 +120,20 @@ def fit_ridge(
     return lambda rows: np.asarray((rows - mean) / spread @ weights)
 
 
-def learn_code(others: list[Shot], recognizer: str, *, is_planted: bool) -> Learned | None:
+def learn_code(
+    others: list[Shot], recognizer: str, target: Target, *, is_planted: bool
+) -> Learned | None:
     """From the code alone to the original; None where too few people have one."""
     known = [s for s in others if s.code is not None]
     if len(known) < 20:
         return None
-    seen = np.stack([code_input(s, is_planted) for s in known])
-    size = seen.shape[1] - (64 if is_planted else 0)
-    blocks = (slice(0, size), slice(size, None))
-    return learn_linear(seen, np.stack([s.vectors[ORIGINAL, recognizer] for s in known]), blocks)
+    seen = np.stack([code_input(s, is_planted=is_planted) for s in known])
+    size = len(code_input(known[0], is_planted=False))
+    vectors = np.stack([s.vectors[ORIGINAL, recognizer] for s in known])
+    return learn_linear(seen, vectors, (slice(0, size), slice(size, None)), target)
 
 
-def code_input(shot: Shot, is_planted: bool) -> Float[np.ndarray, " c"]:
+def code_input(shot: Shot, *, is_planted: bool) -> Float[np.ndarray, " c"]:
     """The code and its squares (a head turned either way is turned), and a planted thumbnail."""
     assert shot.code is not None
     assert shot.planted is not None

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ _MAX_PICTURES = 400
 _MIN_PICTURES = 40
 
 
+@runtime_checkable
 class MemberOptions(Protocol):
     """The part of the audit's options that this file reads."""
 

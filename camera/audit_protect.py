@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -21,7 +21,8 @@ from veilcam.camera.types import Codes, Scene
 PEERS = ("blur", "pixelate", "solid")
 _BLUR_SHARE = 1 / 12  # standard deviation over the head's width
 _PIXEL_SHARE = 1 / 12  # side of a pixelated cell over the head's width
-_PLANTED_SHARE = 0.35  # how much of the original a planted leak lets through
+_PLANTED_SHARE = 0.5  # how much of the original a planted leak lets through
+_THUMB_PX = 12  # side of the thumbnail planted in a code
 _PLANTED_PX = 32  # longer side of that original
 
 
@@ -41,6 +42,7 @@ class Protected:
     hulls: tuple[Float[np.ndarray, "_ 2"], ...]
 
 
+@runtime_checkable
 class Protection(Protocol):
     """One picture in, the protected one out, as for a person never seen before.
 
@@ -115,10 +117,10 @@ def plant_leak(
 def thumbnail(
     bgr: UInt8[np.ndarray, "h w 3"], box_xywh: tuple[float, float, float, float]
 ) -> Float32[np.ndarray, " t"]:
-    """The face as 8x8 grey levels in 0-1: what a careless code would carry."""
-    x, y, w, h = box_xywh
-    matrix = np.array([[8 / w, 0, -x * 8 / w], [0, 8 / h, -y * 8 / h]])
-    crop = cv2.warpAffine(bgr, matrix, (8, 8), flags=cv2.INTER_AREA)
+    """The face as 12x12 grey levels in 0-1: what a careless code would carry."""
+    x, y, w, h = (round(v) for v in box_xywh)
+    face = bgr[max(y, 0) : y + max(h, 2), max(x, 0) : x + max(w, 2)]
+    crop = cv2.resize(face, (_THUMB_PX, _THUMB_PX), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY).reshape(-1) / 255, np.float32)
 
 

@@ -20,6 +20,7 @@ from veilcam.camera.audit_attacks import (
 )
 from veilcam.camera.audit_learn import (
     Learned,
+    Target,
     blocks_of,
     learn_code,
     learn_linear,
@@ -93,16 +94,18 @@ def _learn(
         findings.skipped.append(f"{recognizer}: attackers have {len(others)} people to learn on")
         return {}
     known = np.stack([s.vectors[ORIGINAL, recognizer] for s in others])
-    learned = {}
+    learned, target = {}, Target.of(known)
     for view in LEARN_VIEWS[1:]:
         seen = seen_of(others, view, recognizer)
         blocks = blocks_of(known.shape[1], seen.shape[1])
-        learned["deanonymize_picture", view] = learn_linear(seen, known, blocks)
+        learned["deanonymize_picture", view] = linear = learn_linear(seen, known, blocks, target)
         if train is not None:
             say(f"training the attacker of {recognizer} on {view}")
-            learned["retrained_net", view] = learn_net(train.train_attacker, seen, known, blocks)
+            learned["retrained_net", view] = learn_net(
+                train.train_attacker, seen, known, blocks, linear
+            )
     for view in (CODE, PLANTED_CODE):
-        found = learn_code(others, recognizer, is_planted=view == PLANTED_CODE)
+        found = learn_code(others, recognizer, target, is_planted=view == PLANTED_CODE)
         if found is not None:
             learned["deanonymize_code", view] = found
     return learned

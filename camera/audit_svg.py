@@ -2,11 +2,13 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _WIDTH, _HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
+Scale = Callable[[float], float]  # a value -> its place in 0-1
+Ticks = list[tuple[float, str]]
 NUM_COLOURS = 6  # classes c0-c5 of the page's style
 
 
@@ -65,7 +67,7 @@ def _place(x: float, y: float) -> tuple[float, float]:
     )
 
 
-def _curve(line: Line, to_x, to_y) -> str:  # type: ignore[no-untyped-def]
+def _curve(line: Line, to_x: Scale, to_y: Scale) -> str:
     points = " ".join(
         "{:.1f},{:.1f}".format(*_place(to_x(x), to_y(y)))
         for x, y in zip(line.x, line.y, strict=True)
@@ -74,7 +76,10 @@ def _curve(line: Line, to_x, to_y) -> str:  # type: ignore[no-untyped-def]
     return f'<polyline class="c{line.colour} line" points="{points}"{dash}/>'
 
 
-def _frame(body, ticks_x, ticks_y, to_x, to_y, x_label, y_label) -> str:  # type: ignore[no-untyped-def]
+def _frame(
+    body: str, ticks_x: Ticks, ticks_y: Ticks, to_x: Scale, to_y: Scale, x_label: str,
+    y_label: str,
+) -> str:  # fmt: skip
     parts = []
     for value, label in ticks_x:
         x, y = _place(to_x(value), 0)

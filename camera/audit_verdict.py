@@ -14,7 +14,7 @@ MAX_AUC_OFF = 0.12  # from 0.5, of a negative control
 MAX_TRAIT_OFF = 0.1
 FALSE_ALARM = 0.05  # of a whole audit: shared by all deciding rows (Bonferroni)
 SURE = 1e-4  # a control must be that far from chance, or from being it
-RETRAINED_GAIN = 0.10  # by which retraining must beat the naive attacker on blur
+FAR_ABOVE = 1e-3  # doubt left that a taught attacker beats the naive one on blur
 _LEARNED = ("deanonymize_picture", "retrained_net", "deanonymize_code")
 
 
@@ -99,22 +99,30 @@ def _negative(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _blur_retrained(attacks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Literature: blur falls to a retrained attacker (10.6 -> 86.3 %); ours must gain on it too."""
+    """Literature: blur falls to a retrained attacker (10.6 -> 86.3 %); ours must gain on it too.
+
+    Held where the best taught attacker finds at least twice as many as the naive one, beyond
+    doubt, in either gallery; or where already the naive one finds nearly everybody.
+    """
     rows = [r for r in attacks if r.get("protection") == "blur" and r["metric"] == "rank1"]
     found = []
     for recognizer in sorted({r["recognizer"] for r in rows}):
-        gains = []
+        tries = []
         for gallery in ("same", "other"):
-            mine = [r for r in rows if r["recognizer"] == recognizer and r["gallery"] == gallery]
-            naive = [r["value"] for r in mine if r["name"] == "reid"]
-            best = [r["value"] for r in mine if r["name"] != "reid"]
-            if naive and best:
-                gains.append((max(best) - max(naive), max(best), max(naive)))
-        if gains:
-            gain, best_one, naive_one = max(gains)
-            is_ok = gain >= RETRAINED_GAIN or naive_one >= MIN_COPY_RANK1
+            mine = [r for r in rows if (r["recognizer"], r["gallery"]) == (recognizer, gallery)]
+            naive = [r for r in mine if r["name"] == "reid"]
+            taught = max(
+                (r for r in mine if r["name"] != "reid"), key=lambda r: r["value"], default=None
+            )
+            if naive and taught:
+                base = max(naive[0]["value"], naive[0]["chance"])
+                hits, num = round(taught["value"] * taught["n"]), taught["n"]
+                is_far = taught["value"] >= 2 * base and binomial_tail(hits, num, base) < FAR_ABOVE
+                tries.append((is_far or base >= MIN_COPY_RANK1, taught["value"], base))
+        if tries:
+            is_ok, value, base = max(tries)
             found.append(
-                control(f"blur falls to the taught attacker ({recognizer})", best_one,
-                        f">= naive {naive_one:.3f} + {RETRAINED_GAIN}", is_ok)
+                control(f"blur falls to a taught attacker ({recognizer})", value,
+                        f">= 2 x naive {base:.3f}, p < {FAR_ABOVE}", is_ok)
             )  # fmt: skip
     return found

@@ -11,6 +11,7 @@ Source: van den Oord, Li, Vinyals: Representation learning with contrastive pred
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ class AttackConfig:
     """Size and schooling of the adapters."""
 
     width: int = 256
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     batch_size: int = 128
     max_epochs: int = 200
@@ -51,14 +52,11 @@ def train_attacker(
         seed: Of initialization and batches; an attack is no mechanism, so it may be fixed.
     """
     config = config or AttackConfig()
-    left, right = np.asarray(seen, np.float32), np.asarray(known, np.float32)
+    left, right = jnp.asarray(seen, jnp.float32), jnp.asarray(known, jnp.float32)
     cut = max(int(0.8 * len(left)), 2)
     params = _init(left.shape[1], config, jax.random.key(seed))
-    optimizer = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
-    state = optimizer.init(params)
-    step = _make_step(optimizer, config)
-    check = jax.jit(lambda p, a, b: _loss(p, a, b, config.temperature))
-    best, best_loss = params, float(check(params, left[cut:], right[cut:]))
+    state = _optimizer(config).init(params)
+    best, best_loss = params, float(_check(params, left[cut:], right[cut:], config))
     random, key = np.random.default_rng(seed), jax.random.key(seed + 1)
     size, best_epoch, epoch = min(config.batch_size, cut), 0, 0
     for epoch in range(1, config.max_epochs + 1):
@@ -66,16 +64,15 @@ def train_attacker(
         for start in range(0, cut - size + 1, size):
             rows = order[start : start + size]
             key, noise_key = jax.random.split(key)
-            params, state = step(params, state, left[rows], right[rows], noise_key)
-        loss = float(check(params, left[cut:], right[cut:]))
+            params, state = _step(params, state, left[rows], right[rows], noise_key, config)
+        loss = float(_check(params, left[cut:], right[cut:], config))
         if loss < best_loss - 1e-4:
             best, best_loss, best_epoch = params, loss, epoch
         elif epoch - best_epoch >= config.patience:
             break
-    embed = jax.jit(_embed, static_argnums=1)
     return (
-        lambda rows: np.asarray(embed(best, "seen", np.asarray(rows, np.float32))),
-        lambda rows: np.asarray(embed(best, "known", np.asarray(rows, np.float32))),
+        lambda rows: np.asarray(_embed(best, "seen", jnp.asarray(rows, jnp.float32))),
+        lambda rows: np.asarray(_embed(best, "known", jnp.asarray(rows, jnp.float32))),
         epoch,
     )
 
@@ -104,14 +101,23 @@ def _loss(params: Params, left: Array, right: Array, temperature: float) -> Arra
     return (both.mean() + back.mean()) / 2
 
 
-def _make_step(optimizer: optax.GradientTransformation, config: AttackConfig) -> Callable[..., Any]:
-    @jax.jit
-    def step(params: Params, state: Any, left: Array, right: Array, key: Array) -> Any:
-        keys = jax.random.split(key)
-        left = left + config.noise * jax.random.normal(keys[0], left.shape)
-        right = right + config.noise * jax.random.normal(keys[1], right.shape)
-        grads = jax.grad(_loss)(params, left, right, config.temperature)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+def _optimizer(config: AttackConfig) -> optax.GradientTransformation:
+    return optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
 
-    return step
+
+@partial(jax.jit, static_argnames="config")
+def _check(params: Params, left: Array, right: Array, config: AttackConfig) -> Array:
+    return _loss(params, left, right, config.temperature)
+
+
+@partial(jax.jit, static_argnames="config")
+def _step(
+    params: Params, state: Any, left: Array, right: Array, key: Array, config: AttackConfig
+) -> tuple[Params, Any]:
+    """One update; compiled once for all attackers of a size."""
+    keys = jax.random.split(key)
+    left = left + config.noise * jax.random.normal(keys[0], left.shape)
+    right = right + config.noise * jax.random.normal(keys[1], right.shape)
+    grads = jax.grad(_loss)(params, left, right, config.temperature)
+    updates, state = _optimizer(config).update(grads, state, params)
+    return optax.apply_updates(params, updates), state
