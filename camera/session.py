@@ -107,7 +107,7 @@ def run_session(
         profile={key: value for key, value in (profile or {}).items() if key in PROFILE_KEYS},
         # A webcam is opened anew soon: plugged in again it has another device file. A network
         # camera needs longer to answer.
-        source_limit_s=1.0 if camera_device(source_spec) else 10.0,
+        source_limit_s=0.9 if camera_device(source_spec) else 10.0,
     )
     with _interrupts() as interrupt:
         report = Supervisor(settings, require_barriers=require_barriers).run(interrupt.is_set)

@@ -8,7 +8,6 @@ Its raw pictures and who looks for them: `sentinel.py`.
 """
 
 import ctypes
-import io
 import json
 import os
 import sys
@@ -17,7 +16,8 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))  # as a program and as a module alike
-from sentinel import COLOURS_BGR, HEAD_PX, SIZE_HW, Looker, raw_picture
+from sentinel import COLOURS_BGR, HEAD_PX, SIZE_HW, raw_picture
+from storm_sink import open_storm_sink
 
 FPS = 300.0
 QUIET_FRAMES = 25  # after a start nothing fails until the picture was good again
@@ -50,6 +50,7 @@ class Weather:
         self.random = random.Random(f"{options['seed']}:{epoch}:{salt}")
         self.options, self.injected = options, Counter()
         self.current, self.left_quiet = "", QUIET_FRAMES
+        self.died = {}
 
     def draw(self):
         """The fault of the next frame, `` for none."""
@@ -72,6 +73,8 @@ class Weather:
             return False
         self.current = ""
         self.injected[name] += 1
+        if name in IN_LIFE:
+            self.died[name] = time.monotonic()
         return True
 
 
@@ -256,7 +259,8 @@ class StormLoop:
         self.report = self
 
     def to_json(self):
-        return self._loop.report.to_json() | {"injected": dict(self._weather.injected)}
+        told = {"injected": dict(self._weather.injected), "died": dict(self._weather.died)}
+        return self._loop.report.to_json() | told
 
     def run(self, max_frames):
         return self._loop.run(max_frames)
@@ -282,7 +286,8 @@ def capture_parts(options):
             weather = state["weather"]
             if bundle and weather.random.random() < options["truncated_rate"]:
                 weather.injected["model.truncated"] += 1
-                source.report = lambda: {"injected": dict(weather.injected)}
+                weather.died["model.truncated"] = time.monotonic()
+                source.report = lambda: {"injected": weather.injected, "died": weather.died}
                 source.tell(is_due=True)
                 manifest.load_bundle(bundle)
 
@@ -415,80 +420,6 @@ class ClipLike:
         pass
 
 
-# --- publish ---------------------------------------------------------------------------------
-
-
-class LookingSink:
-    """Hands pictures on and looks at each; its counters go into publish's report."""
-
-    def __init__(self, options, inner):
-        self.options, self.inner = options, inner
-        self.looker = Looker()
-        self.is_done = False
-        self.number = 0
-        self.weather = Weather(options, time.monotonic_ns(), "publish")
-        self.first_good_s = self.last_good_s = self.last_any_s = 0.0
-        self.longest_gap_s = self.longest_still_s = 0.0
-        self.good = 0
-
-    def write(self, frame):
-        now_s = time.monotonic()
-        self.number += 1
-        self.looker.look(frame.bgr, self.number)
-        if self.last_any_s:
-            self.longest_still_s = max(self.longest_still_s, now_s - self.last_any_s)
-        self.last_any_s = now_s
-        if not frame.reason:
-            self.good += 1
-            if self.last_good_s:
-                self.longest_gap_s = max(self.longest_gap_s, now_s - self.last_good_s)
-            self.first_good_s = self.first_good_s or now_s
-            self.last_good_s = now_s
-        self.weather.left_quiet -= 1
-        if self.weather.left_quiet < 0 and self.weather.random.random() < self.options["sink_rate"]:
-            if self.weather.random.random() < 0.5:
-                raise RuntimeError("sink broke")
-            time.sleep(1e4)
-        self.inner.write(frame)
-
-    @property
-    def counters(self):
-        return {
-            "hits": dict(self.looker.hits), "checks": dict(self.looker.checks), "good": self.good,
-            "first_good_s": self.first_good_s, "last_good_s": self.last_good_s,
-            "longest_gap_s": self.longest_gap_s, "longest_still_s": self.longest_still_s,
-        }  # fmt: skip
-
-    def close(self):
-        self.inner.close()
-
-    def abort(self):
-        self.inner.abort()
-
-
-class FullDisk(io.FileIO):
-    """Takes some bytes, then has no room."""
-
-    room = 3000
-
-    def write(self, data):
-        self.room -= len(data)
-        if self.room < 0:
-            raise OSError(28, "No space left on device")
-        return super().write(data)
-
-
-def open_storm_sink(options):
-    def open_sink(spec, *, size_hw, fps):
-        from veilcam.camera import sink, sink_file
-
-        if options["full_disk"]:
-            sink_file._open_new = lambda part: FullDisk(part, "xb")
-        return LookingSink(options, sink.open_sink(spec, size_hw=size_hw, fps=fps))
-
-    return open_sink
-
-
 DEFAULTS = {
     "seed": 0, "frame_rate": 0.5, "life_rate": 0.0, "sink_rate": 0.0, "truncated_rate": 0.0,
     "clip": 0, "full_disk": False, "leak": False,
@@ -509,7 +440,8 @@ def main(argv):
         return capture.main(argv[2:], capture_parts(options))
     from veilcam.camera import publish
 
-    return publish.main(argv[2:], open_storm_sink(options))
+    weather = Weather(options, time.monotonic_ns(), "publish")
+    return publish.main(argv[2:], open_storm_sink(options, weather))
 
 
 if __name__ == "__main__":
