@@ -47,7 +47,7 @@ class Trial:
     @property
     def chance(self) -> float:
         """Rank-1 of a blind guess."""
-        return 1.0 / self.scores.shape[1]
+        return 1.0 / int(self.scores.shape[1])
 
     def with_others(self) -> "Trial":
         """Negative control: each probe is said to be somebody else; must come out at chance."""
@@ -117,7 +117,7 @@ def reid_figures(trial: Trial, *, raw_limits: dict[str, float]) -> dict[str, Est
 def chance_of(metric: str, trial: Trial) -> float:
     """What a blind attack gets."""
     if metric.startswith("rank"):
-        return min(int(metric.removeprefix("rank")) / trial.scores.shape[1], 1.0)
+        return float(min(int(metric.removeprefix("rank")) / trial.scores.shape[1], 1.0))
     return float(metric.split("_")[3])
 
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,13 @@ def clip_rows(numbers: ClipNumbers) -> tuple[list[dict[str, Any]], list[dict[str
     for view, vectors in (("original", numbers.own), (OURS, numbers.standin)):
         drift = _drift(vectors)
         if len(drift) >= _MIN_VECTORS:
-            estimate = bootstrap(lambda pick, d=drift: float(d[pick].mean()), len(drift))
+            estimate = bootstrap(partial(_picked_mean, drift), len(drift))
             use.append(row("clip_flicker", view, estimate, best=0.0, unit="1 - cosine per frame"))
     return attacks, use
+
+
+def _picked_mean(values: np.ndarray, pick: np.ndarray) -> float:
+    return float(values[pick].mean())
 
 
 def _drift(vectors: dict[tuple[int, int], np.ndarray]) -> np.ndarray:

@@ -225,13 +225,22 @@ def _attacks(value: dict[str, Any]) -> str:
 
 
 def _use(value: dict[str, Any]) -> str:
-    head = ("metric", "protection", "value", "95 % interval", "best", "unit")
-    body = "".join(
-        _tr([u["metric"], u["protection"], _num(u["value"]),
-             f"{_num(u['low'])} - {_num(u['high'])}", _num(u["best"]), u["unit"]])
-        for u in sorted(value["utility"], key=lambda u: u["metric"])
-    )  # fmt: skip
-    return _table(head, body)
+    """One line a metric, one column a protection."""
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in value["utility"]:
+        rows.setdefault(entry["metric"], {})[entry["protection"]] = entry
+    views = tuple(dict.fromkeys(u["protection"] for u in value["utility"]))
+    body = []
+    for metric, found in rows.items():
+        one = next(iter(found.values()))
+        cells = [
+            f"{_num(found[v]['value'])} ({_num(found[v]['low'])} to {_num(found[v]['high'])})"
+            if v in found
+            else "-"
+            for v in views
+        ]
+        body.append(_tr([metric, *cells, _num(one["best"]), one["unit"]]))
+    return _table(("metric", *views, "best", "unit"), "".join(body))
 
 
 def _controls(value: dict[str, Any]) -> str:
@@ -264,7 +273,7 @@ def _tr(cells: list[str], *, is_bad: bool = False) -> str:
 
 
 def _num(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _items(texts: Any) -> str:

@@ -23,10 +23,21 @@ _MIN_PICTURES = 40
 class MemberOptions(Protocol):
     """The part of the audit's options that this file reads."""
 
-    members: Path | None
-    non_members: Path | None
-    cache: Path | None
-    is_quick: bool
+    @property
+    def members(self) -> Path | None:
+        """Training pictures."""
+
+    @property
+    def non_members(self) -> Path | None:
+        """Like pictures that were not trained on."""
+
+    @property
+    def cache(self) -> Path | None:
+        """Folder for arrays of public pictures."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Fewer pictures."""
 
 
 def membership_of_bundle(

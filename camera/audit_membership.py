@@ -85,7 +85,7 @@ def _calibrated(rows: np.ndarray, samples: np.ndarray, reference: np.ndarray) ->
 def _nearest(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distance of each row to the nearest other."""
     square = np.square(rows).sum(1)[:, None] + np.square(others).sum(1)[None]
-    return np.sqrt(np.maximum(square - 2 * rows @ others.T, 0).min(1))
+    return np.asarray(np.sqrt(np.maximum(square - 2 * rows @ others.T, 0).min(1)))
 
 
 def _auc_estimate(inside: np.ndarray, outside: np.ndarray) -> Estimate:

@@ -4,6 +4,7 @@ import csv
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -61,7 +62,7 @@ def read_people(folder: Path) -> tuple[Picture, ...]:
     for path, person in rows:
         number = seen.get(person, 0)
         seen[person] = number + 1
-        pictures.append(Picture(person, number, lambda path=path: _read(path)))
+        pictures.append(Picture(person, number, partial(_read, path)))
     return tuple(pictures)
 
 
@@ -98,7 +99,7 @@ def draw_people(
             values = middle + 0.25 * reach * random.uniform(-1, 1, len(middle)).astype(np.float32)
             bgra = generator.paint(values, latent.astype(np.float32))
             bgr = _on_ground(bgra, random.integers(60, 190, 3))
-            pictures.append(Picture(f"nobody_{index}", number, lambda bgr=bgr: bgr))
+            pictures.append(Picture(f"nobody_{index}", number, bgr.copy))
     return tuple(pictures)
 
 

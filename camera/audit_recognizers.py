@@ -49,7 +49,7 @@ class Recognizer:
     def __call__(self, bgr: UInt8[np.ndarray, "h w 3"], face: Face) -> Float32[np.ndarray, " d"]:
         """Unit vector of one face."""
         vector = self.run(self.crop(bgr, face)[None])[0]
-        return unit(vector[None])[0].astype(np.float32)
+        return np.asarray(unit(vector[None])[0], np.float32)
 
 
 def unit(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
@@ -130,7 +130,8 @@ def load_features(folders: list[Path]) -> Callable[[np.ndarray], np.ndarray] | N
 
     def run(bgr: np.ndarray) -> np.ndarray:
         rgb = cv2.resize(bgr, (224, 224), interpolation=cv2.INTER_AREA)[None, ..., ::-1]
-        return session.run(None, {name: np.ascontiguousarray(rgb)})[0].reshape(-1) * _FEATURE_STEP
+        levels = session.run(None, {name: np.ascontiguousarray(rgb)})[0]
+        return np.asarray(levels.reshape(-1) * _FEATURE_STEP)
 
     return run
 

@@ -34,7 +34,7 @@ def upper_bound_of_zero(num_persons: int) -> float:
     >>> round(upper_bound_of_zero(100), 4)
     0.0295
     """
-    return 1.0 - _ALPHA ** (1.0 / max(num_persons, 1))
+    return float(1.0 - _ALPHA ** (1.0 / max(num_persons, 1)))
 
 
 def share_of_hits(hits: Bool[np.ndarray, " n"], people: np.ndarray, *, seed: int = 0) -> Estimate:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _WIDTH, _HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 26, 26, 46
 Scale = Callable[[float], float]  # a value -> its place in 0-1
 Ticks = list[tuple[float, str]]
 NUM_COLOURS = 6  # classes c0-c5 of the page's style

@@ -1,5 +1,6 @@
 """Utility: what a protected picture is still good for. Rows for ours and for each peer."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def _look_rows(shots: list[Shot], view: str) -> list[dict[str, Any]]:
         rows.append(_mean_row(f"{name}_error", view, np.abs(a - b), "degrees"))
     for name in EXPRESSIONS:
         a, b = _columns(shots, view, name)
-        estimate = bootstrap(lambda pick, a=a, b=b: _correlation(a[pick], b[pick]), len(a))
+        estimate = bootstrap(partial(_picked_correlation, a, b), len(a))
         rows.append(row(f"{name}_correlation", view, estimate, best=1.0))
     return rows
 
@@ -87,6 +88,10 @@ def _columns(shots: list[Shot], view: str, name: str) -> tuple[np.ndarray, np.nd
 def _mean_row(metric: str, view: str, values: np.ndarray, unit: str) -> dict[str, Any]:
     estimate = bootstrap(lambda pick: float(values[pick].mean()), len(values))
     return row(metric, view, estimate, best=0.0, unit=unit)
+
+
+def _picked_correlation(a: np.ndarray, b: np.ndarray, pick: np.ndarray) -> float:
+    return _correlation(a[pick], b[pick])
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

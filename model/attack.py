@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax  # type: ignore[import-untyped]
 from jaxtyping import Array, Float
 
 Params = dict[str, jax.Array]
@@ -89,7 +89,7 @@ def _init(size: int, config: AttackConfig, key: Array) -> Params:
 def _embed(params: Params, name: str, rows: Array) -> Array:
     hidden = jax.nn.gelu(rows @ params[f"{name}_first"])
     out = rows @ params[f"{name}_skip"] + hidden @ params[f"{name}_second"]
-    return out / (jnp.linalg.norm(out, axis=1, keepdims=True) + 1e-6)
+    return jnp.asarray(out / (jnp.linalg.norm(out, axis=1, keepdims=True) + 1e-6))
 
 
 def _loss(params: Params, left: Array, right: Array, temperature: float) -> Array:
@@ -98,7 +98,7 @@ def _loss(params: Params, left: Array, right: Array, temperature: float) -> Arra
     labels = jnp.arange(logits.shape[0])
     both = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     back = optax.softmax_cross_entropy_with_integer_labels(logits.T, labels)
-    return (both.mean() + back.mean()) / 2
+    return jnp.asarray((both.mean() + back.mean()) / 2)
 
 
 def _optimizer(config: AttackConfig) -> optax.GradientTransformation:
