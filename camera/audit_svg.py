@@ -82,11 +82,11 @@ def _frame(
 ) -> str:  # fmt: skip
     parts = []
     for value, label in ticks_x:
-        x, y = _place(to_x(value), 0)
+        x, y = _place(to_x(value), 0.0)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{y}"/>')
         parts.append(f'<text x="{x:.1f}" y="{y + 16}" text-anchor="middle">{label}</text>')
     for value, label in ticks_y:
-        x, y = _place(0, to_y(value))
+        x, y = _place(0.0, to_y(value))
         parts.append(
             f'<line class="grid" x1="{x}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
