@@ -32,6 +32,7 @@ from veilcam.camera.source import demo_clip
 _log = logging.getLogger(__name__)
 _TICK_S = 10.0
 _MIN_PEOPLE = 20
+_CLIP_SCORE = 0.7  # below that hands in front of a camera pass for faces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +186,8 @@ def _measure_clip(
     limits = {r.name: raw_limits(attacked, r.name)["1e-3"] for r in tools.recognizers}
     _log.info("judging the clip")
     numbers = judge_clip(
-        path, bundle=options.bundle, finder=tools.finder, recognizers=tools.recognizers,
-        limits=limits, max_frames=options.sizes[2],
+        path, bundle=options.bundle, finder=FaceFinder(min_score=_CLIP_SCORE),
+        recognizers=tools.recognizers, limits=limits, max_frames=options.sizes[2],
     )  # fmt: skip
     return clip_rows(numbers)
 

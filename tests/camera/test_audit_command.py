@@ -14,6 +14,7 @@ from veilcam.camera.audit_protect import Protected, copy_of, plant_leak, protect
 from veilcam.camera.audit_shots import Instruments, load_mesh
 from veilcam.camera.cli import call
 from veilcam.camera.errors import InputError, SinkError
+from veilcam.camera.manifest import default_bundle_path
 
 HULL = np.array([[20.0, 20], [60, 20], [60, 70], [20, 70]])
 
@@ -183,3 +184,20 @@ def test_text_names_the_deciding_rows_and_the_verdict() -> None:
 def test_quick_is_smaller() -> None:
     quick, full = AuditOptions(is_quick=True).sizes, AuditOptions().sizes
     assert all(a < b for a, b in zip(quick, full, strict=True))
+
+
+@pytest.mark.slow
+def test_a_whole_audit_on_drawn_people_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(AuditOptions, "sizes", (60, 60, 4))
+    monkeypatch.delenv("VEILCAM_MODELS", raising=False)
+    page = tmp_path / "report.html"
+    code = call(["audit", str(default_bundle_path()), "--quick", "--json", "-o", str(page)])
+    value = json.loads(capsys.readouterr().out)
+    assert {"claims", "attacks", "utility", "verdict"} <= set(value)
+    assert value["people"]["are_drawn_by_the_bundle"]
+    assert page.is_file()
+    # the package has one recognizer, and one alone vouches for nothing
+    assert (code, value["verdict"]) == (1, "broken")
+    assert any("two recognizers" in reason for reason in value["reasons"])
