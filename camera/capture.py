@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BUILDERS = {"face": "veilcam.camera.loop:build_loop"}  # `--mode` -> who builds its loop
 _REPORT_S = 0.5
 _LOSSLESS_AHEAD = 2
+_REFUSED_S, _MAX_REFUSED = 0.05, 5  # a source that fails at once, so often, is gone
 Build = Callable[..., "Loop"]
 
 
@@ -44,6 +45,7 @@ class Steered:
         self.is_stopped = False
         self.report: Callable[[], dict[str, Any]] | None = None
         self._reported_s = self._heard_s = time.monotonic()
+        self._num_refused = 0
 
     @property
     def frames_dropped(self) -> int:
@@ -56,14 +58,17 @@ class Steered:
         self.tell()
         if self.is_stopped:
             return None
+        asked_s = time.monotonic()
         try:
             frame = self._source.read()
         except SourceError as error:
-            silent_s = time.monotonic() - self._heard_s
-            if self.is_live and silent_s > self._worker.settings.source_limit_s:
+            now_s = time.monotonic()
+            self._num_refused += now_s - asked_s < _REFUSED_S
+            is_late = now_s - self._heard_s > self._worker.settings.source_limit_s
+            if self.is_live and (is_late or self._num_refused >= _MAX_REFUSED):
                 raise InputError(f"{error}; opening it anew") from error  # ends this life
             raise
-        self._heard_s = time.monotonic()
+        self._heard_s, self._num_refused = time.monotonic(), 0
         return frame
 
     def skip(self) -> None:
@@ -71,6 +76,7 @@ class Steered:
         while self._skip and not self.is_live and not self.is_stopped:
             self._skip -= 1
             self.listen()
+            self.tell()
             if self._source.read() is None:
                 return
 
@@ -178,10 +184,10 @@ def run_capture(
             source, sink, bundle=bundle, delay_frames=settings.delay_frames,
             profile=settings.profile,
         )  # fmt: skip
-        source.skip()
-        worker.peer.send(control.Started(epoch))
         source.report = lambda: counters(loop)
         source.tell(is_due=True)  # it is up: from now on its end is a loss, not a failed start
+        source.skip()
+        worker.peer.send(control.Started(epoch))
         left = settings.max_frames - begin.resume_at if settings.max_frames else None
         loop.run(left if left is None else max(0, left))
         source.tell(is_due=True)

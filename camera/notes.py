@@ -22,7 +22,7 @@ class Limits:
 
     Attributes:
         start_s: For either process to come up.
-        silence_s: For a publish process with a sink that takes a picture at once (virtual, null).
+        silence_s: For a live one with a sink that takes a picture at once (virtual, null).
         long_silence_s: For one whose disk or window may keep it busy.
         ending_s: For capture to end when asked.
     """

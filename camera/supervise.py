@@ -21,7 +21,7 @@ from veilcam.camera.totals import merge
 from veilcam.camera.unfinished import remove_unfinished
 
 _log = logging.getLogger(__name__)
-_TICK_S = 0.2
+_TICK_S = 0.05
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.05, 5.0
 _STEADY_S = 1.0  # a life this long counts as a recovery
 _SPARE_AFTER_S = 0.5  # once the run is up, so that its start is not slowed
@@ -268,7 +268,7 @@ class Supervisor:
     def _publish_patience_s(self) -> float:
         if self.pids.get("publish") not in self.notes.publish_values:
             return self._limits.start_s
-        is_quick = self._settings.sink in _QUICK_SINKS
+        is_quick = self.notes.is_live and self._settings.sink in _QUICK_SINKS
         return self._limits.silence_s if is_quick else self._limits.long_silence_s
 
     def _stop(self) -> None:

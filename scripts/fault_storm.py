@@ -194,7 +194,8 @@ def summarize(
         "deadly": len(recoveries),
         "recovery_s": {
             "p50": round(recoveries[len(recoveries) // 2][0], 3) if recoveries else 0.0,
-            "max": recoveries[-1][0] if recoveries else 0.0,
+            "max": max((s for s, kind in recoveries if not kind.endswith("+")), default=0.0),
+            "max_of_two": max((s for s, kind in recoveries if kind.endswith("+")), default=0.0),
             "longest": dict((kind, seconds) for seconds, kind in recoveries[-8:]),
         },
         "still_s": round(still, 3),
@@ -207,7 +208,10 @@ def summarize(
 def _recoveries(
     supervisor: Supervisor, lives: list[dict[str, Any]], deaths: tuple[tuple[float, str], ...]
 ) -> list[tuple[float, str]]:
-    """Seconds from each deadly fault to the next good picture, and its kind; longest last."""
+    """Seconds from each deadly fault to the next good picture, and its kind; longest last.
+
+    Where another deadly fault came before the picture was back, the kind says so (`+`).
+    """
     gaps = [(float(start), end) for life in lives for start, end in life.get("gaps", {}).items()]
     seen = sorted(
         (life["first_good_s"], life["last_good_s"]) for life in lives if life.get("first_good_s")
@@ -220,7 +224,8 @@ def _recoveries(
     for at_s, kind in faults:
         ends = [end for start, end in gaps if start - 0.2 <= at_s <= end]
         if ends:  # the last one has none: the storm was over
-            found.append((round(max(ends) - at_s, 3), kind))
+            is_chain = any(at_s < other_s < max(ends) for other_s, _ in faults)
+            found.append((round(max(ends) - at_s, 3), kind + "+" * is_chain))
     return sorted(found)
 
 
