@@ -132,11 +132,14 @@ def binomial_tail(hits: int, trials: int, rate: float) -> float:
         return 1.0
     if rate <= 0:
         return 0.0
-    below = sum(
-        math.exp(
-            math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-            + k * math.log(rate) + (trials - k) * math.log1p(-rate)
-        )
-        for k in range(hits)
+    # the upper tail itself: 1 - lower loses everything below 1e-15
+    return min(
+        sum(
+            math.exp(
+                math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+                + k * math.log(rate) + (trials - k) * math.log1p(-rate)
+            )
+            for k in range(hits, trials + 1)
+        ),
+        1.0,
     )  # fmt: skip
-    return max(1.0 - below, 0.0)
