@@ -18,7 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from veilcam.model.privacy import Mechanism, Permit, Release
 from veilcam.model.private_data import PrivateBatch
@@ -83,8 +85,77 @@ class PrivateGradient:
             params, rest, public = shared
 
             def loss(params: Any) -> jax.Array:
-                return self._loss(nnx.merge(graph, params, rest), person, public, key)
+                model = nnx.merge(graph, params, rest)
+                use_patches(model)
+                return self._loss(model, person, public, key)
 
             return jax.grad(loss)(params)
 
         return Release(self.mechanism, person_gradient, micro_batch=self._micro_batch)
+
+
+def use_patches(model: Any) -> None:
+    """Lets the plain 2-D convolutions of a model take their kernel's gradient by patches.
+
+    A kernel gradient for each person is a grouped convolution to XLA, many times slower on a CPU
+    than the one for a batch. As a product of patches and output gradients it is a batch of matrix
+    products.
+    """
+    for _, module in nnx.iter_graph(model):
+        if isinstance(module, nnx.Conv) and module.conv_general_dilated is lax.conv_general_dilated:
+            module.conv_general_dilated = patch_conv
+
+
+def patch_conv(
+    inputs: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
+    """`lax.conv_general_dilated`, with another way to the kernel's gradient where it can be."""
+    ones = (None, 1, (1, 1), [1, 1])
+    is_plain = (
+        kernel.ndim == 4
+        and options.get("lhs_dilation") in ones
+        and options.get("rhs_dilation") in ones
+        and options.get("feature_group_count", 1) == 1
+        and options.get("dimension_numbers") == _NHWC
+        and inputs.dtype == kernel.dtype
+    )
+    if not is_plain:
+        return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
+    pads = padding
+    if isinstance(padding, str):
+        pads = lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
+    return _conv(inputs, kernel, tuple(strides), tuple(tuple(pair) for pair in pads))
+
+
+_NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+
+def _plain(inputs: jax.Array, kernel: jax.Array, strides: Any, pads: Any) -> jax.Array:
+    return lax.conv_general_dilated(inputs, kernel, strides, pads, dimension_numbers=_NHWC)
+
+
+_conv = jax.custom_vjp(_plain, nondiff_argnums=(2, 3))
+
+
+def _conv_forward(inputs: jax.Array, kernel: jax.Array, strides: Any, pads: Any) -> Any:
+    return _conv(inputs, kernel, strides, pads), (inputs, kernel)
+
+
+def _conv_backward(strides: Any, pads: Any, kept: Any, out: jax.Array) -> Any:
+    inputs, kernel = kept
+    (to_inputs,) = jax.vjp(lambda x: _plain(x, kernel, strides, pads), inputs)[1](out)
+    padded = jnp.pad(inputs, ((0, 0), *pads, (0, 0)))
+    stops = [(n - 1) * s + 1 for n, s in zip(out.shape[1:3], strides, strict=True)]
+    patches = jnp.concatenate(
+        [
+            padded[:, y : y + stops[0] : strides[0], x : x + stops[1] : strides[1]]
+            for y in range(kernel.shape[0])
+            for x in range(kernel.shape[1])
+        ],
+        axis=-1,
+    )
+    to_kernel = jnp.einsum("bhwp,bhwo->po", patches, out).reshape(kernel.shape)
+    return to_inputs, to_kernel
+
+
+_conv.defvjp(_conv_forward, _conv_backward)

@@ -26,7 +26,7 @@ def plan(epsilon: float = 1.0) -> Plan:
 
 
 def clip_off(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(clipping, "clip_pytree", lambda tree, **_: (tree, optax.tree.norm(tree)))
+    patch.setattr(clipping, "clip_pytree", lambda tree, *_, **__: (tree, optax.tree.norm(tree)))
 
 
 def noise_off(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
-from veilcam.model.dp_sgd import PrivateGradient
+from veilcam.model.dp_sgd import PrivateGradient, patch_conv, use_patches
 from veilcam.model.ledger import Ledger
 from veilcam.model.plan import Plan
 from veilcam.model.privacy import Mechanism, Permit
@@ -168,3 +168,38 @@ def test_a_bad_person_cannot_break_the_sum() -> None:
     got = flat(PrivateGradient(m, loss)(Net(nnx.Rngs(0)), next(m.batches(bad)), Permit(m)))
     assert np.isfinite(got).all()
     assert np.linalg.norm(got) <= 0.4 + 1e-4
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((0, 2), (1, 0))])
+@pytest.mark.parametrize("size", [(3, 3), (1, 1), (4, 2)])
+def test_kernel_gradients_by_patches_are_the_same(
+    strides: tuple[int, int], padding: Any, size: tuple[int, int]
+) -> None:
+    conv = nnx.Conv(2, 3, size, strides=strides, padding=padding, rngs=nnx.Rngs(0))
+    other = nnx.clone(conv)
+    use_patches(other)
+    assert other.conv_general_dilated is patch_conv
+    x = jax.random.normal(jax.random.key(1), (2, 7, 6, 2))
+    value = [
+        nnx.value_and_grad(lambda c, x: jnp.sin(c(x)).sum(), argnums=(0, 1))(c, x)
+        for c in (conv, other)
+    ]
+    for plain, patched in zip(*map(jax.tree.leaves, value), strict=True):
+        np.testing.assert_allclose(plain, patched, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"feature_group_count": 2},
+        {"kernel_dilation": 2},
+        {"input_dilation": 2, "padding": ((1, 1), (1, 1))},
+    ],
+)
+def test_other_convolutions_are_left_as_they_are(options: dict[str, int]) -> None:
+    conv = nnx.Conv(2, 4, (3, 3), rngs=nnx.Rngs(0), **options)
+    x = jax.random.normal(jax.random.key(1), (2, 7, 6, 2))
+    wanted = conv(x)
+    use_patches(conv)
+    np.testing.assert_allclose(conv(x), wanted, atol=1e-5)
