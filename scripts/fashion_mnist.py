@@ -23,6 +23,7 @@ import click
 import cv2
 import fashion_mnist_mixture as mixture
 import fashion_mnist_net as net
+import fashion_mnist_scatter as scattering
 import numpy as np
 
 from veilcam.camera.errors import InputError
@@ -32,7 +33,7 @@ from veilcam.model.private_data import PrivateSet
 
 _log = logging.getLogger("fashion_mnist")
 _DELTA = 1e-5
-_SAMPLES = 60_000
+_SAMPLES = 30_000  # each is seen about a dozen times by the classifier
 
 
 def read(data: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -58,12 +59,12 @@ def make_plan(epsilon: float, num_people: int, with_teacher: bool, steps: int) -
     """The mixture's stages and the teacher's, which together meet epsilon."""
     stages = mixture.stages(settings(epsilon), num_people)
     if with_teacher:
-        stages.append(net.teacher_stage(num_people, steps, math.sqrt(steps)))
+        stages.append(net.teacher_stage(num_people, steps, 0.7 * math.sqrt(steps)))
     return Plan.calibrated(stages, epsilon=epsilon, delta=_DELTA)
 
 
 def generate(
-    plan: Plan, private: PrivateSet, out: Path, *, epsilon: float, teacher: bool, steps: int
+    plan: Plan, private: PrivateSet, out: Path, *, epsilon: float, teacher: bool
 ) -> dict[str, np.ndarray]:
     """Samples and their labels, under the plan; kept in `out`."""
     random = np.random.default_rng(0)  # of the samples, not of the noise
@@ -74,10 +75,7 @@ def generate(
         made = {"images": images, "labels": labels.astype(np.int32)}
         np.savez(out / "mixture.npz", **made)
         if teacher:
-            _log.info("training the teacher on samples")
-            first = net.train_on_samples(images, made["labels"], steps=steps, seed=0)
-            features = net.Features(first, images[:20_000])
-            named = net.refine(features, private, ledger, (images[:20_000], labels[:20_000]))
+            named = net.teach(scattering.Features(images[:6000]), private, ledger)
             made["labels"] = named(images).astype(np.int32)
     np.savez(out / "samples.npz", **made)
     return made
@@ -96,7 +94,7 @@ def sheet(made: dict[str, np.ndarray], path: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--teacher/--no-teacher", default=True, help="Name samples by a DP teacher.")
 @click.option("--teacher-steps", type=int, default=30)
-@click.option("--steps", type=int, default=3000, help="Of classifier and teacher on samples.")
+@click.option("--steps", type=int, default=3000, help="Of the classifier.")
 @click.option("--held-out/--test", default=False, help="Choose settings without the test set.")
 def main(
     data: Path, epsilon: float, out: Path, teacher: bool, teacher_steps: int, steps: int,
@@ -117,7 +115,7 @@ def main(
     private = PrivateSet({"image": images, "label": labels}, np.arange(len(images)))
     plan = make_plan(epsilon, len(images), teacher, teacher_steps)
     _log.info("%s", plan.as_text())
-    made = generate(plan, private, out, epsilon=epsilon, teacher=teacher, steps=steps)
+    made = generate(plan, private, out, epsilon=epsilon, teacher=teacher)
     sheet(made, out / "sheet.png")
     classifier = net.train_on_samples(made["images"], made["labels"], steps=steps, seed=1)
     accuracy = float((net.predict(classifier, test[0]) == test[1]).mean())
