@@ -77,11 +77,13 @@ class Features:
 
     Args:
         samples: uint8 (n, 28, 28) from the DP generator.
+        see: What pictures go through before.
         size: Principal axes that are kept.
     """
 
-    def __init__(self, samples: np.ndarray, *, size: int = 300) -> None:
-        made = _chunks(samples)
+    def __init__(self, samples: np.ndarray, see: Any, *, size: int = 300) -> None:
+        self._see = see
+        made = _chunks(see(samples))
         self._mean = made.mean(0)
         values, vectors = np.linalg.eigh(np.cov(made.T))
         kept = np.argsort(-values)[:size]
@@ -92,7 +94,7 @@ class Features:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (b, 28, 28) -> (b, size) of norm 1."""
-        white = (_chunks(images) - self._mean) @ self._basis
+        white = (_chunks(self._see(images)) - self._mean) @ self._basis
         return white / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-6)
 
 
