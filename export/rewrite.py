@@ -10,33 +10,14 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from veilcam.export.net import Net
-from veilcam.export.rewrite_math import einsum_to_matmul, fold_gemm_bias, fuse_tanh_sigmoid
-
-_VIEW_OPS = ("Transpose", "Reshape")
-
-
-def fuse_leaky_relu(net: Net) -> bool:
-    """Where(x >= 0, x, a * x) becomes LeakyRelu(x, a)."""
-    for where in net.nodes("Where"):
-        test, _, scaled = (net.maker.get(name) for name in where.input)
-        x = where.input[1]
-        if test is None or scaled is None or scaled.op_type != "Mul":
-            continue
-        if test.op_type not in ("GreaterOrEqual", "Greater") or test.input[0] != x:
-            continue
-        factors = [n for n in scaled.input if n != x]
-        if len(factors) != 1 or factors[0] not in net.constants:
-            continue
-        alpha = net.constants[factors[0]]
-        zero = net.constants.get(test.input[1])
-        if alpha.size != 1 or zero is None or np.any(zero != 0):
-            continue
-        leaky = helper.make_node(
-            "LeakyRelu", [x], list(where.output), name=f"{where.name}_leaky", alpha=alpha.item()
-        )
-        net.replace([test, scaled, where], [leaky])
-        return True
-    return False
+from veilcam.export.rewrite_math import (
+    VIEW_OPS,
+    cancel_views,
+    einsum_to_matmul,
+    fold_gemm_bias,
+    fuse_clip,
+    hoist_activation,
+)
 
 
 def fold_bias(net: Net) -> bool:
@@ -47,7 +28,7 @@ def fold_bias(net: Net) -> bool:
         num_out = net.constants[conv.input[1]].shape[0]
         name = conv.output[0]
         user = net.only_user(name)
-        while user is not None and user.op_type in _VIEW_OPS:
+        while user is not None and user.op_type in VIEW_OPS:
             name = user.output[0]
             user = net.only_user(name)
         if user is None or user.op_type != "Add":
@@ -140,13 +121,14 @@ def _resize_nodes(net: Net, source: str, target: str) -> list[NodeProto]:
 
 
 _REWRITES: tuple[Callable[[Net], bool], ...] = (
-    fuse_leaky_relu,
     fold_bias,
     merge_reshapes,
     fuse_upsample,
     fold_gemm_bias,
     einsum_to_matmul,
-    fuse_tanh_sigmoid,
+    fuse_clip,
+    hoist_activation,
+    cancel_views,
 )
 
 

@@ -5,6 +5,8 @@ from onnx import NodeProto, helper
 
 from veilcam.export.net import Net
 
+VIEW_OPS = ("Transpose", "Reshape")
+
 
 def fold_gemm_bias(net: Net) -> bool:
     """A constant row added behind a Gemm without bias becomes the Gemm's bias."""
@@ -23,6 +25,9 @@ def fold_gemm_bias(net: Net) -> bool:
         merged.CopyFrom(gemm)
         del merged.input[2:], merged.output[:]
         merged.input.append(name)
+        for attribute in merged.attribute:
+            if attribute.name == "beta":  # the tracer writes 0 where there was no bias
+                attribute.f = 1.0
         merged.output.append(user.output[0])
         net.replace([gemm, user], [merged])
         return True
@@ -46,61 +51,84 @@ def einsum_to_matmul(net: Net) -> bool:
     return False
 
 
-def fuse_tanh_sigmoid(net: Net) -> bool:
-    """Tanh of the first channels beside sigmoid of the last becomes one scaled tanh of all.
-
-    sigmoid(x) = tanh(x / 2) / 2 + 1 / 2. Cutting and joining 4 channels costs more than the math.
-    """
-    for concat in net.nodes("Concat"):
-        parts = [net.maker.get(name) for name in concat.input]
-        if [p.op_type if p else "" for p in parts] != ["Tanh", "Sigmoid"]:
+def fuse_clip(net: Net) -> bool:
+    """Max(x, 0) becomes Relu, Min(Max(x, low), high) becomes Clip: those melt into a Conv."""
+    for upper in net.nodes("Min"):
+        high = _scalar_operand(net, upper)
+        lower = None if high is None else net.maker.get(high[0])
+        low = _scalar_operand(net, lower) if lower is not None and lower.op_type == "Max" else None
+        if high is None or low is None or net.only_user(high[0]) is not upper or lower is None:
             continue
-        slices = [net.maker.get(p.input[0]) for p in parts if p]
-        if [s.op_type if s else "" for s in slices] != ["Slice", "Slice"]:
+        bounds = [
+            net.add_constant(f"{upper.output[0]}_{i}", np.asarray(v, np.float32))
+            for i, v in enumerate((low[1], high[1]))
+        ]
+        clip = helper.make_node("Clip", [low[0], *bounds], list(upper.output), f"{upper.name}_clip")
+        net.replace([lower, upper], [clip])
+        return True
+    for lower in net.nodes("Max"):
+        low = _scalar_operand(net, lower)
+        user = net.only_user(lower.output[0])
+        if low is None or low[1] != 0 or (user is not None and user.op_type == "Min"):
             continue
-        source = {s.input[0] for s in slices if s}
-        shape = net.shapes[next(iter(source))]
-        num_tanh, num_sigmoid = (net.shapes[name][-1] for name in concat.input)
-        ends = [net.shapes[concat.output[0]] == shape, num_tanh + num_sigmoid == shape[-1]]
-        if len(source) != 1 or len(shape) != 4 or not all(ends) or not _starts_fit(net, slices):
-            continue
-        gone = [node for node in (*slices, *parts, concat) if node is not None]
-        net.replace(gone, _scaled_tanh(net, source.pop(), concat.output[0], num_tanh))
+        relu = helper.make_node("Relu", [low[0]], list(lower.output), f"{lower.name}_relu")
+        net.replace([lower], [relu])
         return True
     return False
 
 
-def _starts_fit(net: Net, slices: list[NodeProto | None]) -> bool:
-    """True where the first slice starts at 0 and the second where the first ends."""
-    firsts = [net.constants.get(s.input[1]) for s in slices if s is not None]
-    if any(first is None for first in firsts):
-        return False
-    last = [int(first[-1]) for first in firsts if first is not None]
-    width = net.shapes[slices[0].output[0]][-1] if slices[0] is not None else -1
-    return last == [0, width]
+def _scalar_operand(net: Net, node: NodeProto) -> tuple[str, float] | None:
+    """(value, number) of a two-input node that has one constant number."""
+    for value, other in (node.input, reversed(node.input)) if len(node.input) == 2 else ():
+        constant = net.constants.get(other)
+        if constant is not None and constant.size == 1 and value not in net.constants:
+            return value, float(constant.reshape(-1)[0])
+    return None
 
 
-def _scaled_tanh(net: Net, source: str, target: str, num_tanh: int) -> list[NodeProto]:
-    n, h, w, c = net.shapes[source]
-    scale = np.full(c, 0.5, np.float32)
-    scale[:num_tanh] = 1
-    shift = np.where(np.arange(c) < num_tanh, 0, 0.5).astype(np.float32)
-    rows = net.add_constant(f"{target}_rows", np.asarray([n, h, w * c], np.int64))
-    back = net.add_constant(f"{target}_back", np.asarray([n, h, w, c], np.int64))
-    factor = net.add_constant(f"{target}_scale", np.tile(scale, w))
-    offset = net.add_constant(f"{target}_shift", np.tile(shift, w))
-    steps = [
-        ("Reshape", rows),
-        ("Mul", factor),
-        ("Tanh", None),
-        ("Mul", factor),
-        ("Add", offset),
-        ("Reshape", back),
-    ]
-    nodes, value = [], source
-    for i, (op, constant) in enumerate(steps):
-        out = target if i == len(steps) - 1 else f"{target}_step{i}"
-        inputs = [value] if constant is None else [value, constant]
-        nodes.append(helper.make_node(op, inputs, [out], f"{target}_{op.lower()}{i}"))
-        value = out
-    return nodes
+def hoist_activation(net: Net) -> bool:
+    """Relu or Clip behind a Transpose or Reshape goes before it, next to its Conv."""
+    for node in net.model.graph.node:
+        view = net.maker.get(node.input[0]) if node.op_type in ("Relu", "Clip") else None
+        if view is None or view.op_type not in VIEW_OPS or net.only_user(view.output[0]) is None:
+            continue
+        middle, target = view.output[0], node.output[0]
+        first, second = NodeProto(), NodeProto()
+        first.CopyFrom(node)
+        second.CopyFrom(view)
+        first.input[0], first.output[0] = view.input[0], f"{middle}_early"
+        second.input[0], second.output[0] = f"{middle}_early", target
+        net.replace([view, node], [first, second])
+        return True
+    return False
+
+
+def cancel_views(net: Net) -> bool:
+    """A chain of Transpose and Reshape that leaves every number in its place goes."""
+    for last in net.model.graph.node:
+        if last.op_type not in VIEW_OPS or last.output[0] in net.outputs:
+            continue
+        chain = [last]
+        while (maker := net.maker.get(chain[0].input[0])) is not None:
+            if maker.op_type not in VIEW_OPS or net.only_user(maker.output[0]) is None:
+                break
+            chain.insert(0, maker)
+        for start in range(len(chain)):
+            source, part = chain[start].input[0], chain[start:]
+            if source in net.shapes and _moves_nothing(net, source, part):
+                net.redirect(last.output[0], source)
+                net.replace(part, [])
+                return True
+    return False
+
+
+def _moves_nothing(net: Net, source: str, chain: list[NodeProto]) -> bool:
+    shape = net.shapes[source]
+    before = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    after = before
+    for node in chain:
+        if node.op_type == "Transpose":
+            after = after.transpose(helper.get_node_attr_value(node, "perm"))
+        else:
+            after = after.reshape(net.shapes[node.output[0]])
+    return after.shape == before.shape and bool((after == before).all())

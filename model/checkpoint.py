@@ -26,10 +26,7 @@ def save(trainer: "Trainer", run_dir: Path, meta: dict[str, Any]) -> None:
 
     The data go before the facts, each by rename: a kill in between leaves the older pair readable.
     """
-    arrays: dict[str, np.ndarray] = {}
-    for prefix, tree in _parts(trainer):
-        for path, value in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(tree)):
-            arrays[prefix + jax.tree_util.keystr(path)] = np.asarray(value)
+    arrays = dict(_named(trainer.state))
     mean, chol = trainer.latent_distribution()
     arrays |= {"latent_mean": mean, "latent_chol": chol}
     arrays |= {f"basis/{name}": value for name, value in trainer.pack.basis.items()}
@@ -51,7 +48,7 @@ def compact(run_dir: Path, target: Path) -> None:
         arrays = {
             name: file[name].astype(np.float16) if file[name].dtype == np.float32 else file[name]
             for name in file.files
-            if not name.split("[")[0].endswith("_opt")
+            if not name.startswith("['opt_")
         }
     for name in ("latent_mean", "latent_chol"):
         arrays[name] = arrays[name].astype(np.float32)
@@ -63,26 +60,23 @@ def restore(trainer: "Trainer", run_dir: Path) -> None:
     """Puts a saved state back; arrays that a compact state lacks keep their fresh values."""
     with _open(run_dir) as file:
         trainer.step_index = int(json.loads(str(file["meta"]))["step"])
-        for prefix, tree in _parts(trainer):
-            pure = nnx.to_pure_dict(tree)
-            paths, definition = jax.tree_util.tree_flatten_with_path(pure)
-            leaves = []
-            for path, value in paths:
-                name = prefix + jax.tree_util.keystr(path)
-                if name not in file.files:
-                    leaves.append(value)
-                    continue
-                saved = file[name]
-                if prefix.startswith("latent") and saved.ndim == 2:
-                    saved = _by_person(saved, file["people"], np.asarray(value), trainer)
-                if saved.shape != np.shape(value):
-                    raise InputError(
-                        f"{run_dir / STATE}: {name} has shape {saved.shape}, the config wants "
-                        f"{np.shape(value)}; resume with the config the run was started with"
-                    )
-                leaves.append(jnp.asarray(saved.astype(np.asarray(value).dtype)))
-            nnx.replace_by_pure_dict(tree, jax.tree_util.tree_unflatten(definition, leaves))
-            _put(trainer, prefix, tree)
+        paths, definition = jax.tree_util.tree_flatten_with_path(trainer.state)
+        leaves = []
+        for path, value in paths:
+            name = jax.tree_util.keystr(path)
+            if name not in file.files:
+                leaves.append(value)
+                continue
+            saved = file[name]
+            if path[0].key in ("latents", "opt_latents") and saved.ndim == 2:
+                saved = _by_person(saved, file["people"], np.asarray(value), trainer)
+            if saved.shape != np.shape(value):
+                raise InputError(
+                    f"{run_dir / STATE}: {name} has shape {saved.shape}, the config wants "
+                    f"{np.shape(value)}; resume with the config the run was started with"
+                )
+            leaves.append(jnp.asarray(saved.astype(value.dtype)))
+        trainer.state = jax.tree_util.tree_unflatten(definition, leaves)
 
 
 def _by_person(
@@ -103,10 +97,9 @@ def load_generator(run_dir: Path) -> tuple[HeadGenerator, dict[str, Any], dict[s
         basis = {k[6:]: file[k] for k in file.files if k.startswith("basis/")}
         generator = HeadGenerator(basis, rngs=nnx.Rngs(0))
         graph, params, rest = nnx.split(generator, nnx.Param, ...)
-        pure = nnx.to_pure_dict(params)
-        paths, definition = jax.tree_util.tree_flatten_with_path(pure)
+        paths, definition = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(params))
         leaves = [
-            jnp.asarray(file["average" + jax.tree_util.keystr(path)].astype(np.float32))
+            jnp.asarray(file["['average']" + jax.tree_util.keystr(path)].astype(np.float32))
             for path, _ in paths
         ]
         nnx.replace_by_pure_dict(params, jax.tree_util.tree_unflatten(definition, leaves))
@@ -118,19 +111,9 @@ def load_generator(run_dir: Path) -> tuple[HeadGenerator, dict[str, Any], dict[s
     return nnx.merge(graph, params, rest), meta, latents
 
 
-def _parts(trainer: "Trainer") -> Iterator[tuple[str, Any]]:
-    yield "average", trainer.average
-    for name in ("generator", "discriminator", "latents"):
-        yield name, nnx.state(getattr(trainer, name), nnx.Param)
-    for name in ("generator_opt", "latent_opt", "discriminator_opt"):
-        yield name, nnx.state(getattr(trainer, name), nnx.optimizer.OptState)
-
-
-def _put(trainer: "Trainer", name: str, tree: Any) -> None:
-    if name == "average":
-        trainer.average = tree
-    else:
-        nnx.update(getattr(trainer, name), tree)
+def _named(state: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    for path, value in jax.tree_util.tree_leaves_with_path(state):
+        yield jax.tree_util.keystr(path), np.asarray(value)
 
 
 def _open(run_dir: Path) -> Any:
@@ -143,7 +126,7 @@ def _open(run_dir: Path) -> Any:
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez(stream, **arrays)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)

@@ -13,40 +13,59 @@ class TrainConfig:
 
     Attributes:
         pack: Training pack made by `veilcam.model.prepare`.
+        features: Feature net converted by `veilcam.model.feature_net`.
         seed: Seed of weights, batches and warps (public data: nothing secret depends on it).
-        batch_portraits, batch_simulated: Pictures of each kind in a reconstruction batch.
-        batch_adversarial: Random draws, and real portraits, of an adversarial step.
+        compute_dtype: Of the nets' activations: float32, or bfloat16 where a GPU has it.
+        batch_portraits, batch_simulated: Pictures of each kind in a reconstruction batch; the
+            game sees as many random draws as portraits.
         reconstruction_steps: Steps before the adversarial game begins.
-        total_steps: Last step.
-        learning_rate, discriminator_learning_rate, latent_learning_rate: Adam step sizes.
-        reconstruction_weight: Of the pyramid distance, once the game has begun.
-        r1_weight, r1_every: Gradient penalty on real pictures.
+        total_steps: Last step; the rates fall over the second half of the game.
+        learning_rate, adversarial_learning_rate, discriminator_learning_rate,
+            latent_learning_rate: Adam step sizes.
+        pixel_weight, feature_weight: Of the two reconstruction distances.
+        adversarial_weight: Of the discriminator's score.
+        drift_weight: Of the squared scores in the discriminator's loss: without it scores grew
+            without bound and the generator followed them out of all pictures.
+        quantize_aware: Whether maps are rounded as int8 inference rounds them.
         ema: Decay of the averaged weights that are exported.
-        checkpoint_every, sheet_every: Steps.
+        checkpoint_every, log_every: Steps.
     """
 
     pack: str
+    features: str
     seed: int = 0
-    batch_portraits: int = 14
-    batch_simulated: int = 10
-    batch_adversarial: int = 16
+    compute_dtype: str = "float32"
+    batch_portraits: int = 12
+    batch_simulated: int = 4
     reconstruction_steps: int = 1500
-    total_steps: int = 100_000
-    learning_rate: float = 1e-3
-    adversarial_learning_rate: float = 3e-4
+    total_steps: int = 20_000
+    learning_rate: float = 2e-3
+    adversarial_learning_rate: float = 4e-4
     discriminator_learning_rate: float = 4e-4
-    latent_learning_rate: float = 2e-2
-    reconstruction_weight: float = 2.0
-    r1_weight: float = 1.0
-    r1_every: int = 16
+    latent_learning_rate: float = 3e-2
+    pixel_weight: float = 4.0
+    feature_weight: float = 1.0
+    adversarial_weight: float = 0.5
+    drift_weight: float = 0.1
+    quantize_aware: bool = True
     ema: float = 0.998
     checkpoint_every: int = 250
-    sheet_every: int = 250
+    log_every: int = 25
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, (int, float)) and name not in ("seed",) and value <= 0:
+            if (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and name != "seed"
+                and value <= 0
+            ):
                 raise ConfigError(f"{name}={value} must be > 0; set {name} in the training config")
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ConfigError(
+                f"compute_dtype={self.compute_dtype!r} must be float32 or bfloat16; set it in the"
+                " training config"
+            )
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -63,6 +82,7 @@ def load_config(path: Path) -> TrainConfig:
         wanted = allowed[key]
         if not isinstance(value, (int, float) if wanted is float else wanted):
             raise ConfigError(f"{path}: {key}={value!r} must be of type {wanted.__name__}")
-    if "pack" not in table:
-        raise ConfigError(f"{path}: key 'pack' is missing; set it to the training pack's path")
+    for key in ("pack", "features"):
+        if key not in table:
+            raise ConfigError(f"{path}: key {key!r} is missing; set it to the file's path")
     return TrainConfig(**table)

@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, PRNGKeyArray, UInt8
 
 from veilcam.camera.code import HEAD_FIELDS
 from veilcam.camera.errors import InputError
-from veilcam.model.head_basis import POINTS
-from veilcam.model.warp import Warper
+from veilcam.model.head_points import mirror_index, mirror_shape, mirror_values
+from veilcam.model.warp import warp
 
 PATCH_PX = 128
 SIMULATED = 2
 FIELD_INDEX = {field.name: index for index, field in enumerate(HEAD_FIELDS)}
+Arrays = dict[str, jax.Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,78 +71,96 @@ class Pack:
                 manifest=json.loads(str(file["manifest"])),
             )
 
-
-class Sampler:
-    """Random batches: portraits turned and made to speak by warping, simulated heads as they are.
-
-    Args:
-        pack: The pack.
-        seed: Seed of pictures and warps.
-    """
-
-    def __init__(self, pack: Pack, *, seed: int) -> None:
-        self.pack = pack
-        self._random = np.random.default_rng(seed)
-        self._portraits = np.flatnonzero(pack.domain != SIMULATED)
-        self._simulated = np.flatnonzero(pack.domain == SIMULATED)
-        # the diverse set is four times smaller than the clean one: draw both about equally often
-        weight = np.where(pack.domain[self._portraits] == 1, 2.5, 1.0)
-        self._weight = weight / weight.sum()
-        self._warper = Warper(pack.basis, len(POINTS))
-
-    def batch(self, num_portraits: int, num_simulated: int) -> dict[str, np.ndarray]:
-        """Arrays `image`, `values`, `shape` and `person`; portraits come first.
-
-        `image` is (b, 128, 128, 4) float32: BGR over grey in [-1, 1], alpha in [0, 1].
-        """
-        rows = np.concatenate(
-            [
-                self._random.choice(self._portraits, num_portraits, p=self._weight),
-                self._random.choice(self._simulated, num_simulated),
-            ]
+    def with_mirrored(self) -> "Pack":
+        """This pack and its portraits mirrored, each with a latent of its own."""
+        rows = np.flatnonzero(self.domain != SIMULATED)
+        mirror = mirror_index(self.basis)[: self.points_xy.shape[1]]
+        points = self.points_xy[rows][:, mirror] * np.array([-1, 1], np.float32)
+        names = [f"{self.people[p]}/mirrored" for p in self.person[rows]]
+        index = {name: len(self.people) + i for i, name in enumerate(dict.fromkeys(names))}
+        person = np.array([index[name] for name in names], self.person.dtype)
+        return Pack(
+            bgra=np.concatenate([self.bgra, self.bgra[rows][:, :, ::-1]]),
+            points_xy=np.concatenate([self.points_xy, points + np.float32([PATCH_PX, 0])]),
+            values=np.concatenate([self.values, mirror_values(self.values[rows])]),
+            shape=np.concatenate([self.shape, mirror_shape(self.basis, self.shape[rows])]),
+            domain=np.concatenate([self.domain, self.domain[rows]]),
+            person=np.concatenate([self.person, person]),
+            people=self.people + tuple(index),
+            basis=self.basis,
+            manifest=self.manifest,
         )
-        values = self.pack.values[rows].copy()
-        images = np.empty((len(rows), PATCH_PX, PATCH_PX, 4), np.float32)
-        for out, row in enumerate(rows):
-            bgra = self.pack.bgra[row]
-            if out < num_portraits and self._random.random() < 0.75:
-                values[out] = self._change(values[out])
-                bgra = self._warper(
-                    bgra,
-                    self.pack.points_xy[row],
-                    self.pack.shape[row],
-                    self.pack.values[row],
-                    values[out],
-                )
-            images[out] = to_float(bgra)
+
+    def arrays(self) -> Arrays:
+        """The pack on the device, as `sample` wants it."""
+        portraits = np.flatnonzero(self.domain != SIMULATED)
+        # the diverse set is four times smaller than the clean one: draw both about equally often
+        weight = np.where(self.domain[portraits] == 1, 2.5, 1.0)
         return {
-            "image": images,
-            "values": values,
-            "shape": self.pack.shape[rows],
-            "person": self.pack.person[rows],
+            "bgra": jnp.asarray(self.bgra),
+            "points": jnp.asarray(self.points_xy),
+            "values": jnp.asarray(self.values),
+            "shape": jnp.asarray(self.shape),
+            "person": jnp.asarray(self.person),
+            "portraits": jnp.asarray(portraits),
+            "cumulative": jnp.asarray(np.cumsum(weight) / weight.sum(), jnp.float32),
+            "simulated": jnp.asarray(np.flatnonzero(self.domain == SIMULATED)),
         }
 
-    def _change(self, values: Float32[np.ndarray, " f"]) -> Float32[np.ndarray, " f"]:
-        """Other pose and expression, as far as a warp of one picture stays believable."""
-        out, random = values.copy(), self._random
-        index = FIELD_INDEX
-        out[index["yaw"]] = np.clip(out[index["yaw"]] + random.normal(0, 10), -50, 50)
-        out[index["pitch"]] = np.clip(out[index["pitch"]] + random.normal(0, 6), -28, 28)
-        if random.random() < 0.4 and out[index["mouth_open"]] < 0.2:
-            out[index["mouth_open"]] += random.uniform(0, 0.22)
-        if random.random() < 0.3:
-            shut = random.uniform(0.1, 1.0)
-            for name in ("eyelid_left", "eyelid_right"):
-                out[index[name]] *= shut
-        if random.random() < 0.4:
-            out[index["smile"]] += random.normal(0, 0.025)
-            out[index["mouth_wide"]] += random.normal(0, 0.04)
-            out[index["brow"]] += random.normal(0, 0.02)
-        return out
+
+def sample(
+    arrays: Arrays,
+    basis: Arrays,
+    num_portraits: int,
+    num_simulated: int,
+    *,
+    key: PRNGKeyArray,
+) -> Arrays:
+    """A random batch, portraits first: three in four turned and made to speak by warping.
+
+    Returns:
+        `image` (b, 128, 128, 4) BGRA in [0, 1], straight colour; `values`, `shape`, `person`.
+    """
+    keys = jax.random.split(key, 4)
+    place = jnp.searchsorted(arrays["cumulative"], jax.random.uniform(keys[0], (num_portraits,)))
+    portraits = arrays["portraits"][jnp.minimum(place, len(arrays["portraits"]) - 1)]
+    simulated = jax.random.choice(keys[1], arrays["simulated"], (num_simulated,))
+    rows = jnp.concatenate([portraits, simulated])
+    image = arrays["bgra"][rows].astype(jnp.float32) / 255
+    values = arrays["values"][rows]
+    changed = jax.vmap(_change)(values[:num_portraits], jax.random.split(keys[2], num_portraits))
+    is_changed = jax.random.uniform(keys[3], (num_portraits, 1)) < 0.75
+    after = jnp.where(is_changed, changed, values[:num_portraits])
+    warped = jax.vmap(warp, in_axes=(None, 0, 0, 0, 0, 0))(
+        basis,
+        image[:num_portraits],
+        arrays["points"][portraits],
+        arrays["shape"][portraits],
+        values[:num_portraits],
+        after,
+    )
+    return {
+        "image": jnp.concatenate([warped, image[num_portraits:]]),
+        "values": jnp.concatenate([after, values[num_portraits:]]),
+        "shape": arrays["shape"][rows],
+        "person": arrays["person"][rows],
+    }
 
 
-def to_float(bgra: UInt8[np.ndarray, "128 128 4"]) -> Float32[np.ndarray, "128 128 4"]:
-    """BGR laid over grey in [-1, 1], alpha in [0, 1]."""
-    out = bgra.astype(np.float32) / 255
-    out[..., :3] = (out[..., :3] * 2 - 1) * out[..., 3:]
+def _change(values: Float[Array, " f"], key: PRNGKeyArray) -> Float[Array, " f"]:
+    """Other pose and expression, as far as a warp of one picture stays believable."""
+    normal = jax.random.normal(jax.random.fold_in(key, 0), (5,))
+    chance = jax.random.uniform(jax.random.fold_in(key, 1), (3,))
+    size = jax.random.uniform(jax.random.fold_in(key, 2), (2,))
+    at = FIELD_INDEX
+    out = values.at[at["yaw"]].set(jnp.clip(values[at["yaw"]] + 10 * normal[0], -50, 50))
+    out = out.at[at["pitch"]].set(jnp.clip(values[at["pitch"]] + 6 * normal[1], -28, 28))
+    opens = (chance[0] < 0.4) & (values[at["mouth_open"]] < 0.2)
+    out = out.at[at["mouth_open"]].add(jnp.where(opens, 0.22 * size[0], 0.0))
+    shut = jnp.where(chance[1] < 0.3, 0.1 + 0.9 * size[1], 1.0)
+    for name in ("eyelid_left", "eyelid_right"):
+        out = out.at[at[name]].multiply(shut)
+    speaks = jnp.where(chance[2] < 0.4, 1.0, 0.0)
+    for name, spread, draw in (("smile", 0.025, 2), ("mouth_wide", 0.04, 3), ("brow", 0.02, 4)):
+        out = out.at[at[name]].add(spread * normal[draw] * speaks)
     return out

@@ -1,18 +1,15 @@
 """What a person looks at while a run goes on: progress line, loss plot, sample sheet."""
 
 import csv
-import queue
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import jax
 import matplotlib
 import numpy as np
+from flax import nnx
 
 if TYPE_CHECKING:
     from veilcam.model.train import Trainer
@@ -29,51 +26,6 @@ _WALKS = {
     "eyelid_left": np.linspace(0.0, 0.16, 8),
     "gaze_x": np.linspace(-0.18, 0.18, 8),
 }
-
-
-class Prefetch:
-    """Makes batches in a thread while the step runs; an error there is raised by `get`."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> "Prefetch":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        while not self._queue.empty():
-            self._queue.get_nowait()
-        self._thread.join(timeout=10)
-
-    def get(self) -> Any:
-        """The next batch."""
-        item = self._queue.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            try:
-                item: Any = self._make()
-            except Exception as error:  # carried to the owner, who raises it
-                item = error
-            while not self._stop.is_set():
-                try:
-                    self._queue.put(item, timeout=0.5)
-                    break
-                except queue.Full:
-                    continue
 
 
 class History:
@@ -103,7 +55,7 @@ class History:
     def plot(self, path: Path) -> None:
         """Each loss over steps."""
         figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-        groups = (("reconstruction",), ("game", "real_score", "fake_score"))
+        groups = (("pixels", "likeness"), ("game", "real_score", "fake_score"))
         for axis, names in zip(axes, groups, strict=True):
             for name in names:
                 rows = [(row["step"], row[name]) for row in self._rows if name in row]
@@ -146,9 +98,10 @@ def sample_sheet(trainer: "Trainer", path: Path) -> None:
 def paint_batch(generator: Any, values: np.ndarray, latents: np.ndarray) -> np.ndarray:
     """BGR uint8 pictures over grey of a batch of codes."""
     out = np.asarray(_paint(generator, values.astype(np.float32), latents.astype(np.float32)))
-    color = (out[..., :3] * out[..., 3:] + 1) * 127.5
-    return color.clip(0, 255).astype(np.uint8)
+    color = out[..., :3] * out[..., 3:] + 0.5 * (1 - out[..., 3:])
+    return np.round(color * 255).clip(0, 255).astype(np.uint8)
 
 
+@nnx.jit
 def _paint(generator: Any, values: np.ndarray, latents: np.ndarray) -> jax.Array:
     return jax.vmap(generator.paint)(values, latents)

@@ -1,12 +1,14 @@
 """Public pretraining of the head generator: latents and decoder together, then the game.
 
 Latents are optimized with the decoder (GLO, Bojanowski et al. 2018), the code's landmarks are the
-condition; the adversarial loss is non-saturating with R1 (Mescheder et al. 2018).
+condition; the game is a projected GAN (Sauer et al. 2021). One run is one pure step over a tree of
+arrays, so that it is the same on two CPU cores and on a GPU.
 """
 
 import dataclasses
+import logging
+import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,18 @@ from flax import nnx
 
 from veilcam.model import checkpoint, report
 from veilcam.model.config import TrainConfig, load_config
-from veilcam.model.data import SIMULATED, Pack, Sampler
+from veilcam.model.data import SIMULATED, Pack, sample
 from veilcam.model.discriminator import Discriminator
-from veilcam.model.game import Latents, discriminator_loss, generator_loss
+from veilcam.model.feature_net import FEATURE_NAMES, load_features
+from veilcam.model.game import Mix, discriminator_loss, generator_loss
 from veilcam.model.generator import NOISE_SIZE, HeadGenerator
 from veilcam.model.provenance import provenance
 
-_GAME_TRUNCATION = 0.85  # draws far out are never used, and spoiled the game for the others
+_log = logging.getLogger(__name__)
+_GAME_TRUNCATION = 0.9  # draws further out are never used
+_WARM_UP = 100  # steps until the learning rate is reached
+_DISTRIBUTION_EVERY = 50
+State = dict[str, Any]
 
 
 def initial_latents(pack: Pack) -> np.ndarray:
@@ -35,7 +42,7 @@ def initial_latents(pack: Pack) -> np.ndarray:
     )
     small = small.astype(np.float32) / 255
     flat = small.reshape(len(small), -1)
-    num_people = int(pack.person.max()) + 1
+    num_people = len(pack.people)
     count = np.bincount(pack.person, minlength=num_people)[:, None]
     mean = np.zeros((num_people, flat.shape[1]), np.float32)
     np.add.at(mean, pack.person, flat)
@@ -49,166 +56,186 @@ def initial_latents(pack: Pack) -> np.ndarray:
 
 
 class Trainer:
-    """State of a run: models, optimizers, averages, step; `step()` does one and returns its log."""
+    """A run: `state` is all that changes, a tree of arrays; `step()` moves it and returns logs."""
 
     def __init__(self, config: TrainConfig, pack: Pack) -> None:
         self.config = config
-        self.pack = pack
+        self.pack = pack.with_mirrored()
         self.step_index = 0
+        dtype = jnp.dtype(config.compute_dtype)
+        self._mix = Mix(
+            pixel_weight=config.pixel_weight,
+            feature_weight=config.feature_weight,
+            adversarial_weight=config.adversarial_weight,
+            drift_weight=config.drift_weight,
+            rounds=config.quantize_aware,
+            latent_weight=1e-3,
+            dtype=dtype,
+        )
+        features = load_features(Path(config.features), dtype)
         rngs = nnx.Rngs(config.seed)
-        self.generator = HeadGenerator(pack.basis, rngs=rngs)
-        self.discriminator = Discriminator(pack.basis["groups"].shape[0], rngs=rngs)
-        self.latents = Latents(initial_latents(pack))
-        self.average = nnx.state(self.generator, nnx.Param)
-        self._optimizers()
-        self.sampler = Sampler(pack, seed=config.seed)
-
-    def _optimizers(self) -> None:
-        c = self.config
-        rate = optax.join_schedules(
-            [
-                optax.linear_schedule(1e-4, c.learning_rate, 100),
-                optax.constant_schedule(c.learning_rate),
-                optax.constant_schedule(c.adversarial_learning_rate),
-            ],
-            [100, c.reconstruction_steps],
-        )
-        latent_rate = optax.join_schedules(
-            [
-                optax.constant_schedule(c.latent_learning_rate),
-                optax.constant_schedule(c.latent_learning_rate / 4),
-            ],
-            [c.reconstruction_steps],
-        )
-        self.generator_opt = nnx.Optimizer(
-            self.generator, optax.adam(rate, b1=0.5, b2=0.99), wrt=nnx.Param
-        )
-        self.latent_opt = nnx.Optimizer(
-            self.latents, optax.adam(latent_rate, b1=0.5, b2=0.99), wrt=nnx.Param
-        )
-        self.discriminator_opt = nnx.Optimizer(
-            self.discriminator,
-            optax.adam(c.discriminator_learning_rate, b1=0.0, b2=0.99),
-            wrt=nnx.Param,
-        )
+        self._generator = _Module(HeadGenerator(pack.basis, rngs=rngs))
+        num_maps = pack.basis["groups"].shape[0]
+        channels = tuple(features[name].shape[-1] for name in FEATURE_NAMES)
+        self._discriminator = _Module(Discriminator(channels, num_maps, rngs=rngs))
+        self._frozen = {
+            "features": features,
+            "mixer": self._discriminator.rest,
+            "basis": {name: jnp.asarray(value) for name, value in pack.basis.items()},
+            "pack": self.pack.arrays(),
+        }
+        self._adam = optax.scale_by_adam(b1=0.0, b2=0.99)
+        self._latent_adam = optax.scale_by_adam(b1=0.5, b2=0.99)
+        weights = {
+            "generator": self._generator.params,
+            "discriminator": self._discriminator.params,
+            "latents": jnp.asarray(initial_latents(self.pack)),
+        }
+        self.state: State = weights | {
+            "average": jax.tree.map(jnp.copy, weights["generator"]),
+            "opt_generator": self._adam.init(weights["generator"]),
+            "opt_discriminator": self._adam.init(weights["discriminator"]),
+            "opt_latents": self._latent_adam.init(weights["latents"]),
+        }
+        self._step = jax.jit(self._traced_step, static_argnames="playing", donate_argnums=0)
 
     def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and lower Cholesky factor of the portraits' latents (appearance, then shape)."""
         portraits = self.pack.domain != SIMULATED
-        table = np.asarray(self.latents.table[...])
+        table = np.asarray(self.state["latents"])
         joint = np.concatenate(
             [table[self.pack.person[portraits]], self.pack.shape[portraits]], axis=1
         )
         covariance = np.cov(joint.T) + 1e-4 * np.eye(joint.shape[1])
         return joint.mean(0).astype(np.float32), np.linalg.cholesky(covariance).astype(np.float32)
 
-    def step(
-        self, next_batch: dict[str, np.ndarray], random: np.random.Generator
-    ) -> dict[str, Any]:
-        """One generator step and, once the game is on, one discriminator step."""
-        c = self.config
-        key = jax.random.key(int(random.integers(2**31)))
-        playing = self.step_index >= c.reconstruction_steps
-        fake = self._draw(random, next_batch["values"]) if playing else None
-        weight = min(1.0, (self.step_index - c.reconstruction_steps) / 400) if playing else 0.0
-        logs = generator_step(
-            self.generator,
-            self.latents,
-            self.discriminator,
-            self.generator_opt,
-            self.latent_opt,
-            next_batch,
-            fake,
-            jnp.float32(weight),
-            c.reconstruction_weight,
-            key,
+    def averaged_generator(self) -> HeadGenerator:
+        """A generator with the averaged weights."""
+        generator: HeadGenerator = self._generator.build(self.state["average"])
+        return generator
+
+    def rates(self) -> tuple[float, float, float]:
+        """Step sizes of generator, discriminator and latents at this step."""
+        c, step = self.config, self.step_index
+        rise = min(1.0, (step + 1) / _WARM_UP)
+        if step < c.reconstruction_steps:
+            return c.learning_rate * rise, 0.0, c.latent_learning_rate
+        left = (c.total_steps - step) / max(1, c.total_steps - c.reconstruction_steps)
+        fall = 0.05 + 0.95 * math.sin(min(1.0, left / 0.5) * math.pi / 2)  # in the second half
+        return (
+            c.adversarial_learning_rate * fall,
+            c.discriminator_learning_rate * fall,
+            c.latent_learning_rate * fall / 4,
         )
-        if playing:
-            count = c.batch_portraits
-            real = {k: v[:count] for k, v in next_batch.items()}
-            logs |= discriminator_step(
-                self.discriminator,
-                self.generator,
-                self.discriminator_opt,
-                real,
-                {k: v[:count] for k, v in fake.items()},
-                c.r1_weight * c.r1_every,
-                jax.random.fold_in(key, 1),
-                self.step_index % c.r1_every == 0,
-            )
-        decay = c.ema if self.step_index > 200 else 0.9
-        self.average = average_step(self.average, nnx.state(self.generator, nnx.Param), decay)
+
+    def step(self) -> dict[str, jax.Array]:
+        """One generator step and, once the game is on, one discriminator step."""
+        if self.step_index % _DISTRIBUTION_EVERY == 0 or not hasattr(self, "_distribution"):
+            self._distribution = tuple(jnp.asarray(x) for x in self.latent_distribution())
+        decay = min(self.config.ema, (1 + self.step_index) / (10 + self.step_index))
+        key = jax.random.fold_in(jax.random.key(self.config.seed), self.step_index)
+        numbers = jnp.asarray([*self.rates(), decay], jnp.float32)
+        playing = self.step_index >= self.config.reconstruction_steps
+        self.state, logs = self._step(
+            self.state, self._frozen, self._distribution, numbers, key, playing=playing
+        )
         self.step_index += 1
         return logs
 
-    def _draw(self, random: np.random.Generator, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Random heads: latents from the portraits' Gaussian, codes of the batch's portraits."""
-        if self.step_index % 50 == 0 or not hasattr(self, "_distribution"):
-            self._distribution = self.latent_distribution()
-        mean, chol = self._distribution
-        count = self.config.batch_adversarial
-        noise = random.standard_normal((count, len(mean))).astype(np.float32)
-        rows = random.permutation(self.config.batch_portraits)
-        rows = np.resize(rows, count)
-        return {"values": values[rows], "latent": mean + _GAME_TRUNCATION * noise @ chol.T}
-
-    def averaged_generator(self) -> HeadGenerator:
-        """A generator with the averaged weights."""
-        graph, _, rest = nnx.split(self.generator, nnx.Param, ...)
-        return nnx.merge(graph, self.average, rest)
-
-
-@partial(nnx.jit, static_argnames=("reconstruction_weight",))
-def generator_step(
-    generator: HeadGenerator,
-    latents: Latents,
-    discriminator: Discriminator,
-    generator_opt: nnx.Optimizer,
-    latent_opt: nnx.Optimizer,
-    batch: dict[str, Any],
-    fake: dict[str, Any] | None,
-    weight: jax.Array,
-    reconstruction_weight: float,
-    key: jax.Array,
-) -> dict[str, jax.Array]:
-    """Moves generator and latents one step."""
-
-    def loss(models: tuple[HeadGenerator, Latents]) -> Any:
-        return generator_loss(
-            models, discriminator, batch, fake, weight, reconstruction_weight, key
+    def _traced_step(
+        self, state: State, frozen: State, distribution: Any, numbers: Any, key: Any, playing: bool
+    ) -> tuple[State, dict[str, jax.Array]]:
+        c = self.config
+        keys = jax.random.split(key, 4)
+        batch = sample(
+            frozen["pack"], frozen["basis"], c.batch_portraits, c.batch_simulated, key=keys[0]
         )
+        fake = None
+        if playing:
+            fake = _draw(batch, state["latents"], distribution, c.batch_portraits, keys[1])
 
-    (_, logs), gradient = nnx.value_and_grad(loss, has_aux=True)((generator, latents))
-    generator_opt.update(generator, gradient[0])
-    latent_opt.update(latents, gradient[1])
-    return logs
+        def generator_side(weights: State) -> Any:
+            generator = self._generator.build(self._cast(weights["generator"]))
+            judge = None
+            if playing:
+                judge = self._discriminator.build(state["discriminator"], frozen["mixer"])
+            return generator_loss(
+                generator,
+                weights["latents"],
+                judge,
+                frozen["features"],
+                batch,
+                fake,
+                self._mix,
+                key=keys[2],
+            )
+
+        moved = {"generator": state["generator"], "latents": state["latents"]}
+        gradient, (logs, painted) = jax.grad(generator_side, has_aux=True)(moved)
+        out = dict(state)
+        _move(out, "generator", self._adam, gradient["generator"], numbers[0])
+        _move(out, "latents", self._latent_adam, gradient["latents"], numbers[2])
+        if playing:
+            real = {name: value[: c.batch_portraits] for name, value in batch.items()}
+
+            def discriminator_side(weights: State) -> Any:
+                return discriminator_loss(
+                    self._discriminator.build(weights, frozen["mixer"]),
+                    self._generator.build(state["generator"]),
+                    frozen["features"],
+                    real,
+                    fake | {"image": painted},
+                    self._mix,
+                    key=keys[3],
+                )
+
+            gradient, more = jax.grad(discriminator_side, has_aux=True)(state["discriminator"])
+            _move(out, "discriminator", self._adam, gradient, numbers[1])
+            logs |= more
+        decay = numbers[3]
+        out["average"] = jax.tree.map(
+            lambda a, b: a * decay + b * (1 - decay), state["average"], out["generator"]
+        )
+        return out, logs
+
+    def _cast(self, tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(self._mix.dtype), tree)
 
 
-@partial(nnx.jit, static_argnames=("with_r1",))
-def discriminator_step(
-    discriminator: Discriminator,
-    generator: HeadGenerator,
-    optimizer: nnx.Optimizer,
-    real: dict[str, Any],
-    fake: dict[str, Any],
-    r1_weight: Any,  # a number, or its tracer under jit
-    key: jax.Array,
-    with_r1: bool,
+class _Module:
+    """A module taken apart: its structure, its weights as a plain tree, and what never changes."""
+
+    def __init__(self, module: Any) -> None:
+        self._graph, self._template, self.rest = nnx.split(module, nnx.Param, ...)
+        self.params = nnx.to_pure_dict(self._template)
+
+    def build(self, params: Any, rest: Any = None) -> Any:
+        """The module with these weights."""
+        state = jax.tree.map(lambda x: x, self._template)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(self._graph, state, self.rest if rest is None else rest)
+
+
+def _draw(
+    batch: dict[str, jax.Array], table: jax.Array, distribution: Any, count: int, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """Moves the discriminator one step."""
+    """Heads for the game: codes of the batch's portraits with others' looks.
 
-    def loss(model: Discriminator) -> Any:
-        return discriminator_loss(model, generator, real, fake, r1_weight, key, with_r1)
+    One half are random draws; the other are portraits' own latents in another's pose.
+    """
+    mean, chol = distribution
+    keys = jax.random.split(key, 2)
+    drawn = mean + _GAME_TRUNCATION * jax.random.normal(keys[0], (count, len(mean))) @ chol.T
+    own = jnp.concatenate([table[batch["person"][:count]], batch["shape"][:count]], axis=1)
+    own = jnp.roll(jax.lax.stop_gradient(own), 1, axis=0)
+    is_drawn = jnp.arange(count)[:, None] % 2 == 0
+    return {"values": batch["values"][:count], "latent": jnp.where(is_drawn, drawn, own)}
 
-    (_, logs), gradient = nnx.value_and_grad(loss, has_aux=True)(discriminator)
-    optimizer.update(discriminator, gradient)
-    return logs
 
-
-@jax.jit
-def average_step(average: Any, current: Any, decay: Any) -> Any:
-    """Exponential moving average of the weights."""
-    return jax.tree.map(lambda a, b: a * decay + b * (1 - decay), average, current)
+def _move(state: State, name: str, adam: Any, gradient: Any, rate: jax.Array) -> None:
+    """One Adam step of a part of the state, in place of its dictionary entry."""
+    update, state[f"opt_{name}"] = adam.update(gradient, state[f"opt_{name}"])
+    state[name] = jax.tree.map(lambda w, u: w - rate * u, state[name], update)
 
 
 def train(
@@ -218,29 +245,30 @@ def train(
     config = load_config(config_path)
     pack = Pack.load(Path(config.pack))
     run_dir.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    end = start + max_minutes * 60 if max_minutes else float("inf")
     trainer = Trainer(config, pack)
     if resume:
         checkpoint.restore(trainer, run_dir)
     meta = {"config": dataclasses.asdict(config), "data": provenance(pack.manifest)}
-    end = time.monotonic() + max_minutes * 60 if max_minutes else float("inf")
-    random = np.random.default_rng([config.seed, trainer.step_index])
-    trainer.sampler = Sampler(pack, seed=config.seed + trainer.step_index)
     history = report.History(run_dir / "log.csv", keep=resume)
-    start, first = time.monotonic(), trainer.step_index
-    with report.Prefetch(
-        lambda: trainer.sampler.batch(config.batch_portraits, config.batch_simulated)
-    ) as batches:
-        while trainer.step_index < config.total_steps and time.monotonic() < end:
-            logs = trainer.step(batches.get(), random)
-            done = trainer.step_index
-            if done % 25 == 0:
-                rate = (done - first) / (time.monotonic() - start)
-                history.add(done, {k: float(v) for k, v in logs.items()} | {"steps_per_s": rate})
-            if done % config.sheet_every == 0:
-                report.sample_sheet(trainer, run_dir / "sheet.png")
-                history.plot(run_dir / "loss.png")
-            if done % config.checkpoint_every == 0:
-                checkpoint.save(trainer, run_dir, meta)
+    first, clock = trainer.step_index, time.monotonic()
+    while trainer.step_index < config.total_steps and time.monotonic() < end:
+        logs = trainer.step()
+        done = trainer.step_index
+        if done % config.log_every == 0:
+            numbers = {name: float(value) for name, value in logs.items()}
+            rate = (done - first) / (time.monotonic() - clock)
+            history.add(done, numbers | {"steps_per_s": rate})
+            if not all(math.isfinite(value) for value in numbers.values()):
+                raise FloatingPointError(f"step {done}: a loss is not finite; lower the rates")
+            if first == done - config.log_every:  # the first steps compile
+                first, clock = done, time.monotonic()
+        if done % config.checkpoint_every == 0:
+            checkpoint.save(trainer, run_dir, meta)
+            report.sample_sheet(trainer, run_dir / "sheet.png")
+            history.plot(run_dir / "loss.png")
     checkpoint.save(trainer, run_dir, meta)
     report.sample_sheet(trainer, run_dir / "sheet.png")
+    history.plot(run_dir / "loss.png")
     return run_dir

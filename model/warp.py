@@ -3,110 +3,113 @@
 Portraits are frontal; the generator must also see real looks with other poses and expressions.
 """
 
-import cv2
+from functools import cache
+
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Array, Float
 
 from veilcam.model.head_basis import GROUPS, POINTS
+from veilcam.model.head_points import Basis, project
 
 PATCH_PX = 128
-_GRID = 33
+_CELL = 4  # the flow is solved on every fourth pixel and interpolated between
+_REACHES_PX = ((26.0, 1.0), (8.0, 0.5))  # of head turns, and of closing lids; weights
+_RIDGE = 0.002
+_DARK_BGR = (0.07, 0.055, 0.118)  # the inside of a mouth
 
 
-class Warper:
-    """Warps patches from one set of code values to another.
+def warp(
+    basis: Basis,
+    picture: Float[Array, "128 128 4"],
+    points_px: Float[Array, "p 2"],
+    shape: Float[Array, " s"],
+    before: Float[Array, " f"],
+    after: Float[Array, " f"],
+) -> Float[Array, "128 128 4"]:
+    """The BGRA picture (0..1) as it would look with the code values `after`.
 
-    Args:
-        basis: Arrays of the head model (see `head_basis.fit_basis`).
-        num_points: Mesh points of the model, without the two irises.
+    The flow is interpolated from the moved points, with a ring around the head held still, by
+    inverse multiquadrics: positive definite, so that Cholesky factors solve a whole batch at once.
     """
-
-    def __init__(self, basis: dict[str, np.ndarray], num_points: int) -> None:
-        self._basis = basis
-        self._num_points = num_points
-        angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-        ring = np.stack([0.5 + 0.40 * np.cos(angle), 0.46 + 0.44 * np.sin(angle)], 1)
-        corner = np.array(
-            [[x, y] for x in (0, 0.5, 1) for y in (0, 0.5, 1) if (x, y) != (0.5, 0.5)]
-        )
-        self._fixed = (np.concatenate([ring, corner]) * PATCH_PX).astype(np.float32)
-        axis = np.linspace(0, PATCH_PX, _GRID)
-        self._grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-        position = {point: index for index, point in enumerate(POINTS)}
-        upper = [position[p] for p in GROUPS["lip_upper_inner"]]
-        lower = [position[p] for p in GROUPS["lip_lower_inner"]]
-        self._mouth = upper + lower[::-1]
-
-    def __call__(
-        self,
-        bgra: UInt8[np.ndarray, "128 128 4"],
-        points_xy: Float32[np.ndarray, "p 2"],
-        shape: Float32[np.ndarray, " s"],
-        before: Float32[np.ndarray, " f"],
-        after: Float32[np.ndarray, " f"],
-    ) -> UInt8[np.ndarray, "128 128 4"]:
-        """The patch as it would look with the code values `after`."""
-        moved = self.project(after, shape) - self.project(before, shape)
-        target = points_xy + moved
-        knots = np.concatenate([target, self._fixed]).astype(np.float64)
-        shift = np.concatenate([-moved, np.zeros_like(self._fixed)]).astype(np.float64)
-        flow = _thin_plate(knots, shift, self._grid).reshape(_GRID, _GRID, 2).astype(np.float32)
-        # node (i, j) of the grid lies at pixel position i * 4: sample between nodes, not centres
-        size = PATCH_PX * _GRID // (_GRID - 1)
-        full = cv2.resize(flow, (size, size), interpolation=cv2.INTER_LINEAR)[2:130, 2:130]
-        xs, ys = np.meshgrid(np.arange(PATCH_PX), np.arange(PATCH_PX))
-        source_x = (xs + full[..., 0]).astype(np.float32)
-        source_y = (ys + full[..., 1]).astype(np.float32)
-        out = cv2.remap(bgra, source_x, source_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        opened = float(after[2] - before[2])
-        return self._darken_mouth(out, target, opened) if opened > 0.03 else out
-
-    def project(
-        self, values: Float32[np.ndarray, " f"], shape: Float32[np.ndarray, " s"]
-    ) -> Float32[np.ndarray, "p 2"]:
-        """Points of the posed head model in patch pixels."""
-        basis = self._basis
-        count = self._num_points
-        num_expression = len(basis["expression"])
-        delta = values[2 : 2 + num_expression] - basis["value_mean"][2 : 2 + num_expression]
-        flat = basis["mean"] + np.tensordot(delta, basis["expression"], 1)
-        flat = flat + np.tensordot(shape, basis["shape"], 1)
-        x, y, z = flat[:count].T
-        yaw, pitch = np.deg2rad(values[:2])
-        y, z = y * np.cos(pitch) + z * np.sin(pitch), z * np.cos(pitch) - y * np.sin(pitch)
-        x = x * np.cos(yaw) - z * np.sin(yaw)
-        points = np.stack([x, y], 1) * basis["patch_scale"] + basis["patch_center"]
-        return (points * PATCH_PX).astype(np.float32)
-
-    def _darken_mouth(
-        self,
-        bgra: UInt8[np.ndarray, "128 128 4"],
-        target: Float32[np.ndarray, "p 2"],
-        opened: float,
-    ) -> UInt8[np.ndarray, "128 128 4"]:
-        """A warp stretches the lip line into the gap: paint the inside of the mouth dark."""
-        mask = np.zeros(bgra.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [np.round(target[self._mouth] * 16).astype(np.int32)], 255, shift=4)
-        soft = cv2.GaussianBlur(mask, (0, 0), 0.8).astype(np.float32)[..., None] / 255
-        soft *= min(opened / 0.12, 1.0) * 0.85
-        dark = bgra[..., :3] * np.float32(0.25) + np.array([18, 14, 30], np.float32) * 0.75
-        out = bgra.copy()
-        out[..., :3] = np.clip(bgra[..., :3] * (1 - soft) + dark * soft, 0, 255)
-        return out
+    count = points_px.shape[0]
+    moved = (project(basis, after, shape) - project(basis, before, shape))[:count] * PATCH_PX
+    target = points_px + moved
+    fixed = jnp.asarray(_fixed_points())
+    knots = jnp.concatenate([target, fixed])
+    shift = jnp.concatenate([-moved, jnp.zeros_like(fixed)])
+    kernel = _radial(knots, knots) + _RIDGE * jnp.eye(len(knots))
+    weights = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(kernel), True), shift)
+    axis = jnp.arange(0, PATCH_PX + 1, _CELL, dtype=jnp.float32)
+    nodes = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    flow = (_radial(nodes, knots) @ weights).reshape(len(axis), len(axis), 2)
+    centers = jnp.arange(PATCH_PX, dtype=jnp.float32) + 0.5
+    row, column = jnp.meshgrid(centers / _CELL, centers / _CELL, indexing="ij")
+    full = _bilinear(flow, column, row)
+    column, row = jnp.meshgrid(centers - 0.5, centers - 0.5)
+    out = _bilinear(picture, column + full[..., 0], row + full[..., 1])
+    opened = after[2] - before[2]
+    return _darken_mouth(out, target[jnp.asarray(_mouth())], opened)
 
 
-def _thin_plate(knots: np.ndarray, shift: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Thin-plate spline with an affine part. Source: Bookstein 1989, Principal warps."""
-    count = len(knots)
-    kernel = _radial(knots, knots) + np.eye(count) * 20.0
-    affine = np.concatenate([np.ones((count, 1)), knots], 1)
-    system = np.block([[kernel, affine], [affine.T, np.zeros((3, 3))]])
-    solution = np.linalg.solve(system, np.concatenate([shift, np.zeros((3, 2))]))
-    basis = np.concatenate([_radial(at, knots), np.ones((len(at), 1)), at], 1)
-    return basis @ solution
+def _darken_mouth(
+    picture: Float[Array, "128 128 4"], outline: Float[Array, "k 2"], opened: Float[Array, ""]
+) -> Float[Array, "128 128 4"]:
+    """A warp stretches the lip line into the gap: paint the inside of the mouth dark."""
+    soft = _inside(outline) * jnp.clip(opened / 0.12, 0, 1) * 0.85 * (opened > 0.03)
+    dark = picture[..., :3] * 0.25 + jnp.array(_DARK_BGR) * 0.75
+    color = picture[..., :3] * (1 - soft[..., None]) + dark * soft[..., None]
+    return jnp.concatenate([color, picture[..., 3:]], axis=-1)
 
 
-def _radial(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T
-    squared = np.maximum(squared, 1e-6)
-    return 0.5 * squared * np.log(squared)
+def _inside(outline: Float[Array, "k 2"]) -> Float[Array, "128 128"]:
+    """1 inside of the polygon, 0 outside, with an edge of two pixels."""
+    centers = jnp.arange(PATCH_PX, dtype=jnp.float32)
+    at = jnp.stack(jnp.meshgrid(centers, centers), -1)[:, :, None]  # h w 1 2
+    a, b = outline, jnp.roll(outline, -1, axis=0)
+    crosses = (a[:, 1] > at[..., 1]) != (b[:, 1] > at[..., 1])
+    height = jnp.where(b[:, 1] == a[:, 1], 1.0, b[:, 1] - a[:, 1])
+    x = (b[:, 0] - a[:, 0]) * (at[..., 1] - a[:, 1]) / height + a[:, 0]
+    is_inside = ((crosses & (at[..., 0] < x)).sum(-1) % 2) == 1
+    edge = b - a
+    along = ((at - a) * edge).sum(-1) / jnp.maximum((edge * edge).sum(-1), 1e-6)
+    nearest = a + jnp.clip(along, 0, 1)[..., None] * edge
+    distance = jnp.sqrt(jnp.square(at - nearest).sum(-1).min(-1))
+    return jnp.clip(0.5 + jnp.where(is_inside, distance, -distance) / 2, 0, 1)
+
+
+def _bilinear(
+    image: Float[Array, "h w c"], column: Float[Array, "n m"], row: Float[Array, "n m"]
+) -> Float[Array, "n m c"]:
+    """The image at fractional positions, its edge repeated outside."""
+    height, width = image.shape[:2]
+    column, row = jnp.clip(column, 0, width - 1), jnp.clip(row, 0, height - 1)
+    left = jnp.clip(jnp.floor(column).astype(jnp.int32), 0, width - 2)
+    top = jnp.clip(jnp.floor(row).astype(jnp.int32), 0, height - 2)
+    fx, fy = (column - left)[..., None], (row - top)[..., None]
+    upper = image[top, left] * (1 - fx) + image[top, left + 1] * fx
+    lower = image[top + 1, left] * (1 - fx) + image[top + 1, left + 1] * fx
+    return upper * (1 - fy) + lower * fy
+
+
+def _radial(a: Float[Array, "n 2"], b: Float[Array, "m 2"]) -> Float[Array, "n m"]:
+    squared = jnp.square(a[:, None] - b[None]).sum(-1)
+    return sum(weight / (1 + squared / reach**2) for reach, weight in _REACHES_PX)
+
+
+@cache
+def _fixed_points() -> Float[np.ndarray, "k 2"]:
+    """A ring around the head, the corners and the sides: they do not move."""
+    angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    ring = np.stack([0.5 + 0.40 * np.cos(angle), 0.46 + 0.44 * np.sin(angle)], 1)
+    corner = np.array([[x, y] for x in (0, 0.5, 1) for y in (0, 0.5, 1) if (x, y) != (0.5, 0.5)])
+    return (np.concatenate([ring, corner]) * PATCH_PX).astype(np.float32)
+
+
+@cache
+def _mouth() -> np.ndarray:
+    position = {point: index for index, point in enumerate(POINTS)}
+    upper = [position[p] for p in GROUPS["lip_upper_inner"]]
+    lower = [position[p] for p in GROUPS["lip_lower_inner"]]
+    return np.array(upper + lower[-2:0:-1])
