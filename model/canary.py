@@ -64,7 +64,7 @@ class Probe(nnx.Module):
 
 def probe_loss(model: Any, person: dict[str, jax.Array], shared: Any, key: jax.Array) -> jax.Array:
     """Its gradient is the person's mean feature vector: canaries are as loud as they can be."""
-    return (model.weights[...] @ person["x"].T).mean()
+    return jnp.mean(model.weights[...] @ person["x"].T)
 
 
 def plant_canaries(num_canaries: int, num_others: int, loudness: float) -> dict[str, Any]:

@@ -73,19 +73,19 @@ class PrivateGradient:
             shared: Public arrays the loss may use (fakes, landmarks).
             key: Seeds the loss's own randomness, not the noise.
         """
-        graph, params, rest = nnx.split(model, self._wrt, ...)
+        graph, params, *others = nnx.split(model, self._wrt, ...)
         if self._release is None or graph != self._graph:
             self._graph, self._release = graph, self._compiled(graph)
-        total = self._release((params, rest, shared), batch, permit, key=key)
+        total = self._release((params, others, shared), batch, permit, key=key)
         scale = 1.0 / self.mechanism.expected_batch_size
         return jax.tree.map(lambda g: g * scale, total)
 
     def _compiled(self, graph: Any) -> Release:
         def person_gradient(shared: Any, person: Any, key: jax.Array) -> Any:
-            params, rest, public = shared
+            params, others, public = shared
 
             def loss(params: Any) -> jax.Array:
-                model = nnx.merge(graph, params, rest)
+                model = nnx.merge(graph, params, *others)
                 use_patches(model)
                 return self._loss(model, person, public, key)
 

@@ -209,8 +209,7 @@ class Release:
     ) -> Any:
         """Noisy sum over people; its noise has `mechanism.noise_stddev` and an unknown key.
 
-        `key` seeds what `function` does at random (augmentation, pairing with fakes); it does
-        not touch the noise.
+        `key` seeds what `function` does at random (augmentation, ...), not the noise.
         """
         permit.use(self.mechanism)
         arrays, is_padding = reveal(batch)
@@ -225,7 +224,7 @@ class Release:
         return self._add_noise(total, secret_key())
 
     def _zeros(self, shared: Any, arrays: dict[str, np.ndarray], key: jax.Array) -> Any:
-        person = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
+        person = {name: np.zeros(a.shape[1:], a.dtype) for name, a in arrays.items()}
         shapes = jax.eval_shape(self._function, shared, person, key)
         return jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
 
@@ -239,7 +238,8 @@ class Release:
 def secret_key() -> jax.Array:
     """A JAX key of 64 bits from the operating system (`jax.random.key(int)` keeps only 32)."""
     data = np.frombuffer(secrets.token_bytes(8), np.uint32)
-    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
+    key: jax.Array = jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
+    return key
 
 
 def compose(mechanisms: Sequence[Mechanism]) -> dp_accounting.DpEvent:
@@ -270,16 +270,14 @@ def calibrate(
 
     Their ratios say how the budget is shared: twice the noise multiplier, a quarter of the spend.
 
-    Guarantees: the composed epsilon at `delta` is at most `epsilon` and, where the accountant's
-    grid allows, at least 0.99 of it.
+    Guarantees: the composed epsilon at `delta` is at most `epsilon` and close to it.
     """
     check_target(epsilon, delta, max(mechanism.num_persons for mechanism in mechanisms))
 
     def scaled(factor: float) -> tuple[Mechanism, ...]:
         return tuple(replace(m, noise_multiplier=m.noise_multiplier * factor) for m in mechanisms)
 
-    # Without amplification by sampling this much noise is enough; from there down. A search from
-    # near zero would build loss distributions of gigabytes.
+    # enough noise without amplification; a search from near zero would take gigabytes
     root = (2 * math.log(1 / delta)) ** 0.5
     largest_mu = (root**2 + 2 * epsilon) ** 0.5 - root
     high = sum(m.iterations / m.noise_multiplier**2 for m in mechanisms) ** 0.5 / largest_mu

@@ -90,7 +90,7 @@ class PrivateSet(_Sealed):
 
     def select(self, rows: Int[np.ndarray, "b k"]) -> PrivateBatch:
         """The pictures at these rows; a row of -1 is nobody."""
-        is_padding = (rows < 0).any(axis=1)
+        is_padding = np.asarray((rows < 0).any(axis=1))
         kept = np.where(is_padding[:, None], 0, rows)
         arrays = {name: array[kept] for name, array in self.__arrays.items()}
         for array in arrays.values():

@@ -180,7 +180,7 @@ def unvech(pairs: Float[np.ndarray, " m"], size: int) -> Float[np.ndarray, "d d"
 def nearest_psd(matrix: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     """The nearest (Frobenius) symmetric positive semi-definite matrix."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * np.clip(values, 0.0, None)) @ vectors.T
+    return np.asarray((vectors * np.clip(values, 0.0, None)) @ vectors.T)
 
 
 def blend_covariance(

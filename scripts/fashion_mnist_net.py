@@ -58,7 +58,8 @@ class Axes:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (b, 28, 28) -> the same, projected."""
-        flat = images.reshape(len(images), -1).astype(np.float32) / 255 - self._mean
+        # in double precision: rounding must not depend on the other pictures of a chunk
+        flat = images.reshape(len(images), -1).astype(np.float64) / 255 - self._mean
         seen = (self._mean + flat @ self._basis @ self._basis.T).clip(0, 1)
         return (seen * 255).round().astype(np.uint8).reshape(images.shape)
 
