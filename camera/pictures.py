@@ -1,0 +1,129 @@
+"""One picture in memory -> its safe twin: `veilcam.camera.protect`, and the engine behind it."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from veilcam.camera.album_faces import StillAnalyser, StillFinder
+from veilcam.camera.code import Encoder
+from veilcam.camera.errors import ConfigError, InputError
+from veilcam.camera.generator import Generator
+from veilcam.camera.loop import Loop
+from veilcam.camera.manifest import Bundle, load_bundle
+from veilcam.camera.sink import MemorySink
+from veilcam.camera.source import ArraySource, check_size
+from veilcam.camera.types import SafeFrame
+
+
+def protect(
+    image_bgr: UInt8[np.ndarray, "h w 3"],
+    *,
+    mode: str = "face",
+    bundle: str | Path | None = None,
+) -> SafeFrame:
+    """The picture with every head replaced by that of a person who does not exist.
+
+    The first call loads the models and keeps them for the next ones. Every call draws new
+    stand-ins, so the same picture gives another twin each time.
+
+    Args:
+        image_bgr: Raw pixels, uint8, (h, w, 3), blue-green-red, sides of 16 to 8192 pixels. It is
+            read only.
+        mode: `face`: all but heads stays as it is.
+        bundle: Folder NAME.veil with weights; by default the one in the package.
+
+    Returns:
+        A safe picture of the same size; `.bgr` holds its pixels. Where analysis cannot vouch for
+        the picture it is blank, and `.reason` says why; it never holds the input instead.
+
+    Raises:
+        InputError: Not such an array.
+        ConfigError: Unknown mode.
+        GraphError: The bundle is missing or was changed.
+
+    Guarantees: no output pixel depends on a pixel inside the region of a head that was found.
+    People whose heads the detector does not see (turned away, below about 10 pixels) stay.
+
+    >>> import numpy as np
+    >>> import veilcam.camera
+    >>> wall = np.full((64, 96, 3), 200, np.uint8)
+    >>> safe = veilcam.camera.protect(wall)
+    >>> safe.bgr.shape, safe.reason, bool((safe.bgr == wall).all())
+    ((64, 96, 3), '', True)
+    >>> veilcam.camera.protect(wall, mode="frame")
+    Traceback (most recent call last):
+    veilcam.camera.errors.ConfigError: mode 'frame' does not exist yet; wanted face
+    """
+    check_mode(mode)
+    return _shared(str(bundle) if bundle is not None else "")(image_bgr)
+
+
+def check_mode(mode: str) -> None:
+    """Raises ConfigError for a mode that pictures have not."""
+    if mode != "face":
+        raise ConfigError(f"mode {mode!r} does not exist yet; wanted face")
+
+
+@lru_cache(maxsize=1)
+def _shared(bundle: str) -> "StillProtector":
+    return StillProtector(load_bundle(Path(bundle) if bundle else None))
+
+
+class StillProtector:
+    """The camera's own loop on single pictures. One thread at a time.
+
+    Args:
+        bundle: Verified bundle.
+        threads: Threads of the generator.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+        self.bundle = bundle
+        self._finder = StillFinder()
+        self._analyser = StillAnalyser()
+        self._generator = Generator(bundle, threads=threads)
+        self.heads_replaced = 0
+
+    def __call__(self, bgr: UInt8[np.ndarray, "h w 3"]) -> SafeFrame:
+        """The safe twin of one picture, see `protect`; `heads_replaced` tells of how many heads."""
+        _check(bgr)
+        size_hw = (bgr.shape[0], bgr.shape[1])
+        self.heads_replaced = 0
+        try:
+            faces = self._finder(bgr)
+        except Exception as error:  # a picture that cannot be searched must not pass
+            return _blank(size_hw, f"analyse failed: {type(error).__name__}")
+        # Heads that lie are replaced first, in the turned picture; the last pass is the upright
+        # one, and what it gives is a picture as compose made it.
+        for turn in (1, 2, 3):
+            if turn not in faces.by_turn:
+                continue
+            self._analyser.take(faces.by_turn[turn])
+            safe = self._run(np.ascontiguousarray(np.rot90(bgr, turn)))
+            if safe.reason:
+                return _blank(size_hw, safe.reason)
+            bgr = np.ascontiguousarray(np.rot90(safe.bgr, -turn))
+        self._analyser.take(faces.by_turn.get(0, ()), is_full=faces.is_full)
+        return self._run(bgr)
+
+    def _run(self, bgr: UInt8[np.ndarray, "h w 3"]) -> SafeFrame:
+        bundle, sink = self.bundle, MemorySink()
+        encoder = Encoder(bundle.mean, bundle.chol, bundle.skin)  # forgets who was in the picture
+        loop = Loop(ArraySource([bgr]), self._analyser, encoder, self._generator, sink)
+        self.heads_replaced += loop.run().heads_replaced
+        return sink.frames[-1]
+
+
+def _check(bgr: UInt8[np.ndarray, "h w 3"]) -> None:
+    if not isinstance(bgr, np.ndarray) or bgr.dtype != np.uint8 or bgr.ndim != 3:
+        kind = f"{bgr.dtype} {bgr.shape}" if isinstance(bgr, np.ndarray) else type(bgr).__name__
+        raise InputError(f"got {kind}, wanted a uint8 array (h, w, 3), blue-green-red")
+    if bgr.shape[2] != 3:
+        raise InputError(f"got {bgr.shape[2]} channels, wanted 3: blue, green, red")
+    check_size((bgr.shape[0], bgr.shape[1]), "picture")
+
+
+def _blank(size_hw: tuple[int, int], reason: str) -> SafeFrame:
+    return SafeFrame.blank(size_hw, index=0, time_s=0.0, reason=reason)
