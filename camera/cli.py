@@ -133,6 +133,34 @@ def audit(path: Path, out: Path | None, quick: bool, as_json: bool, **where: Pat
         raise click.exceptions.Exit(code)
 
 
+@cli.command(
+    epilog="\b\nExamples:\n  veilcam album Pictures/2026 Shareable\n"
+    "  veilcam album Pictures/2026 Shareable --jobs 4 --json"
+)
+@click.argument("folder", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
+@_BUNDLE
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes; default: cores.")
+@click.option("--errors", type=click.Path(path_type=Path), help="Table; default: OUT-errors.csv")
+@click.option("--overwrite/--no-overwrite", default=False, help="OUT may hold other files.")
+@_JSON
+def album(
+    folder: Path, out: Path, mode: str, bundle: Path | None, jobs: int | None,
+    errors: Path | None, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Make a shareable twin of the folder IN: people replaced, metadata gone, names kept."""
+    from veilcam.camera.album import AlbumOptions, default_jobs, run_album, say_on_stderr, to_text
+
+    options = AlbumOptions(
+        mode=mode, bundle=bundle, jobs=jobs or default_jobs(), errors=errors, overwrite=overwrite
+    )
+    report = run_album(folder, out, options, say_on_stderr)
+    _emit(report, as_json, to_text)
+    if report["errors"]:
+        raise click.exceptions.Exit(2)
+
+
 @cli.command(epilog="\b\nExamples:\n  veilcam doctor\n  veilcam doctor --json")
 @_BUNDLE
 @_JSON

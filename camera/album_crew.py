@@ -1,0 +1,75 @@
+"""Album work spread over processes; a file that kills its process does not take others along."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from veilcam.camera.album_work import Result, Task, Worker, start_process, work
+
+_AHEAD = 2  # tasks handed out for each process
+
+
+def results(
+    tasks: Sequence[Task], *, jobs: int, bundle: Path | None, settings: str
+) -> Iterator[Result]:
+    """What comes of each task, in the order in which they end.
+
+    Args:
+        tasks: Files to do.
+        jobs: Processes; with 1 the work is done in this one.
+        bundle: As for `Worker`.
+        settings: As for `Worker`.
+    """
+    if jobs == 1:
+        worker = Worker(bundle, settings)
+        yield from map(worker, tasks)
+        return
+    todo, suspects = deque(tasks), list[Task]()
+    while todo:
+        yield from _pooled(todo, suspects, min(jobs, len(todo)), bundle, settings)
+    for task in suspects:  # one of them killed its process: each gets one of its own
+        alone, again = deque([task]), list[Task]()
+        yield from _pooled(alone, again, 1, bundle, settings)
+        if again:
+            task.temporary.unlink(missing_ok=True)
+            yield Result(task.name, "failed", "ends the process that reads it (out of memory?)")
+
+
+def _pooled(
+    todo: deque[Task], suspects: list[Task], jobs: int, bundle: Path | None, settings: str
+) -> Iterator[Result]:
+    """Empty `todo` through one pool; what was in a pool that broke goes to `suspects`."""
+    context = multiprocessing.get_context("spawn")  # sessions of the models do not survive a fork
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=start_process, initargs=(bundle, settings)
+    )
+    flying: dict[Future[Result], Task] = {}
+    is_broken = False
+    try:
+        while (todo and not is_broken) or flying:
+            while todo and not is_broken and len(flying) < _AHEAD * jobs:
+                task = todo.popleft()
+                try:
+                    flying[pool.submit(work, task)] = task
+                except BrokenProcessPool:
+                    suspects.append(task)
+                    is_broken = True
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                task = flying.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    suspects.append(task)
+                    is_broken = True
+                    continue
+                yield result
+    finally:
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=not flying, cancel_futures=True)
+        if flying:  # interrupted: what is in work has only a temporary name
+            for process in processes:
+                process.terminate()
+                process.join(5)
