@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +30,12 @@ _BUNDLE = click.option(
 
 def _emit(value: dict[str, Any], as_json: bool, to_text: Callable[[dict[str, Any]], str]) -> None:
     click.echo(json.dumps(value) if as_json else to_text(value))
+
+
+def _no_telemetry() -> None:
+    """Where onnxruntime can report to its maker, it does: not from us."""
+    with suppress(ImportError):  # who needs it says so
+        importlib.import_module("onnxruntime").disable_telemetry_events()
 
 
 def _as_lines(value: dict[str, Any], indent: str = "") -> str:
@@ -59,6 +66,12 @@ def cli() -> None:
 @click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
 @click.option("--sink", default="window", help="window, virtual, file:PATH, png:DIR or null.")
 @_BUNDLE
+@click.option(
+    "--strength",
+    type=click.Choice(["strict", "balanced", "faithful"]),
+    default="balanced",
+    help="How much of a person's own may pass; see `veilcam explain`.",
+)
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
 @click.option("--frames", type=click.IntRange(1), default=None, help="Stop after so many.")
 @click.option(
@@ -66,21 +79,23 @@ def cli() -> None:
 )
 @_JSON
 def run(
-    source: str, mode: str, sink: str, bundle: Path | None, delay: int, frames: int | None,
-    require_barriers: bool, as_json: bool,
+    source: str, mode: str, sink: str, bundle: Path | None, strength: str, delay: int,
+    frames: int | None, require_barriers: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace every head in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`."""
     from veilcam.camera.session import run_session
+    from veilcam.camera.strength import choose
 
     if mode != "face":
         raise ConfigError(f"mode {mode!r} does not exist yet; wanted face")
     if not as_json:
         _log.info("mode face: heads are replaced; everything else in the picture stays as it is")
+    choose(strength)  # the settings of both processes take it from here
     report, is_interrupted = run_session(
         source, sink, bundle=bundle, delay_frames=delay, max_frames=frames, mode=mode,
         require_barriers=require_barriers,
     )  # fmt: skip
-    _emit(report, as_json, _as_lines)
+    _emit(report | {"strength": strength}, as_json, _as_lines)
     if is_interrupted:
         raise click.exceptions.Exit(130)
 
@@ -102,8 +117,19 @@ def bench(
     """Measure added latency, stage by stage, on SOURCE."""
     from veilcam.camera.bench import format_table, run_bench
 
+    _no_telemetry()
     result = run_bench(source, compare=compare, tune=tune, frames=frames, bundle=bundle, plot=plot)
     _emit(result, as_json, format_table)
+
+
+@cli.command(epilog="\b\nExamples:\n  veilcam explain\n  veilcam explain --json")
+@_JSON
+def explain(as_json: bool) -> None:
+    """Say what the code carries at each strength: every field, its bits and its epsilon."""
+    from veilcam.camera.explain import explain as explain_code
+    from veilcam.camera.explain import format_text
+
+    _emit(explain_code(), as_json, format_text)
 
 
 @cli.command(
@@ -127,6 +153,7 @@ def audit(path: Path, out: Path | None, quick: bool, as_json: bool, **where: Pat
     from veilcam.camera.audit_command import audit as run_it
     from veilcam.camera.audit_command import to_text
 
+    _no_telemetry()
     value, code = run_it(AuditOptions(bundle=path, is_quick=quick, **where), out)
     _emit(value, as_json, to_text)
     if code:
@@ -168,6 +195,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
     """Say what works on this machine, and what to do about the rest."""
     from veilcam.camera.doctor import examine, to_json, to_text
 
+    _no_telemetry()
     checks = examine(bundle)
     value = to_json(checks)
     _emit(value, as_json, lambda _: to_text(checks))

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from veilcam.camera.expression import ExpressionScale
-from veilcam.camera.light import DEFAULT_SKIN_BGR
+from veilcam.camera.expression import scale_for
+from veilcam.camera.light import DEFAULT_SKIN_BGR, SKIN_CLASSES, TrackSkin
+from veilcam.camera.strength import Plan, Strength, chosen, plan_of
 from veilcam.camera.types import Codes, Head, HeadCode, Scene
 
 
@@ -68,7 +69,6 @@ HEAD_FIELDS = (
 POSITION_STEP_PX = 2.0
 SIZE_STEP_PX = 2.0
 ROLL_STEP_DEG = 2.0
-SKIN_BITS_PER_CHANNEL = 5
 BITS_PER_FRAME = sum(field.bits for field in HEAD_FIELDS)
 
 
@@ -88,12 +88,37 @@ _NUM_CANDIDATES = 12
 _HYSTERESIS = 0.2  # a level is left only when the value is this many steps outside of it
 
 
-class _TrackCode:
-    """What the encoder remembers of one track: its latent, last levels and smoothed code."""
+def levels_of(field: Field, plan: Plan) -> tuple[int, ...]:
+    """The levels of a field that a plan may send."""
+    return plan.coarse.get(field.name, tuple(range(2**field.bits)))
 
-    def __init__(self, latent: Float32[np.ndarray, " z"]) -> None:
-        self.latent = latent
-        self.scale = ExpressionScale()
+
+def quantize_at(field: Field, value: float, plan: Plan, *, last: int | None = None) -> int:
+    """Level of a value among those that the plan may send: the nearest, or `last` if still near."""
+    allowed = levels_of(field, plan)
+    level = field.quantize(value)
+    if np.isfinite(value) and last is not None:
+        place = min(max(value, field.low), field.high)
+        gap = min((abs(last - other) for other in allowed if other != last), default=1)
+        if abs(place - field.dequantize(last)) < (0.5 * gap + _HYSTERESIS) * field.step:
+            return last
+    if level in allowed:
+        return level
+    place = (
+        min(max(value, field.low), field.high) if np.isfinite(value) else field.dequantize(level)
+    )
+    return min(allowed, key=lambda other: abs(field.dequantize(other) - place))
+
+
+class _TrackCode:
+    """What the encoder remembers of one track: its latent, skin, last levels and smoothed code."""
+
+    def __init__(
+        self, latent: Float32[np.ndarray, " z"], skin: TrackSkin, strength: Strength
+    ) -> None:
+        self.latent, self.skin = latent, skin
+        self.scale = scale_for(strength)
+        self._plan = plan_of(strength)
         self.levels: tuple[int, ...] | None = None
         self.values: Float32[np.ndarray, " f"] | None = None
         self.place: Float32[np.ndarray, " 4"] | None = None
@@ -102,12 +127,8 @@ class _TrackCode:
         levels = []
         for index, field in enumerate(HEAD_FIELDS):
             value = values.get(field.name, 0.0)
-            level = field.quantize(value)
-            if self.levels is not None and np.isfinite(value):
-                last = self.levels[index]
-                if abs(value - field.dequantize(last)) < (0.5 + _HYSTERESIS) * field.step:
-                    level = last
-            levels.append(level)
+            last = self.levels[index] if self.levels is not None else None
+            levels.append(quantize_at(field, value, self._plan, last=last))
         self.levels = tuple(levels)
         return self.levels
 
@@ -140,6 +161,7 @@ class Encoder:
         chol: Lower Cholesky factor of their covariance, (z, z).
         skin: Linear guess of a latent's skin colour, (3, z + 1), see `manifest.Bundle`.
         truncation: Factor below 1 draws nearer to the mean: plainer but cleaner stand-ins.
+        strength: How much of a person's own may pass; by default what the process has chosen.
     """
 
     def __init__(
@@ -149,11 +171,13 @@ class Encoder:
         skin: Float32[np.ndarray, "3 z1"],
         *,
         truncation: float = 0.75,
+        strength: Strength | None = None,
     ) -> None:
         self._mean = mean.astype(np.float32)
         self._chol = chol.astype(np.float32)
         self._skin = skin
         self._truncation = truncation
+        self.strength = chosen() if strength is None else strength
         self._random = np.random.default_rng(secrets.randbits(128))
         self._tracks: dict[int, _TrackCode] = {}
 
@@ -167,11 +191,12 @@ class Encoder:
     def _encode_head(self, head: Head, skin: tuple[float, float, float] | None) -> HeadCode:
         track = self._tracks.get(head.track_id)
         if track is None:
-            track = _TrackCode(self._draw(skin or DEFAULT_SKIN_BGR))
+            track = self._new_track(skin or DEFAULT_SKIN_BGR)
             self._tracks[head.track_id] = track
-        levels = track.quantize(
-            {"yaw": head.yaw_deg, "pitch": head.pitch_deg, **track.scale(head.expression)}
-        )
+        measured = dict(head.expression)
+        if measured:  # a head that was only detected has no pitch that means anything
+            measured["pitch"] = head.pitch_deg
+        levels = track.quantize({**track.scale(measured), "yaw": head.yaw_deg})
         rounded = np.array(
             [
                 _round(head.center_xy[0], POSITION_STEP_PX),
@@ -182,11 +207,6 @@ class Encoder:
             np.float32,
         )
         values, place = track.smooth(levels, rounded)
-        skin_step = 256 / 2**SKIN_BITS_PER_CHANNEL
-        blue, green, red = (
-            min(float(np.floor(c / skin_step) * skin_step + skin_step / 2), 255.0)
-            for c in (skin or DEFAULT_SKIN_BGR)
-        )
         return HeadCode(
             track_id=head.track_id,
             levels=levels,
@@ -195,15 +215,18 @@ class Encoder:
             center_xy=(float(place[0]), float(place[1])),
             size_px=float(place[2]),
             roll_deg=float(place[3]),
-            skin_bgr=(blue, green, red),
+            skin_bgr=track.skin(skin or DEFAULT_SKIN_BGR),
             hull_xy=head.hull_xy,
         )
 
-    def _draw(self, skin_bgr: tuple[float, float, float]) -> Float32[np.ndarray, " z"]:
-        """Of some random people the one whose skin goes best with the neck and hands in view.
+    def _new_track(self, skin_bgr: tuple[float, float, float]) -> _TrackCode:
+        """Draws what a track keeps. The stand-in is drawn after the skin class that is sent."""
+        epsilon = plan_of(self.strength).skin_epsilon
+        skin = TrackSkin(skin_bgr, epsilon=epsilon, random=self._random)
+        return _TrackCode(self._draw(SKIN_CLASSES[skin.skin_class]), skin, self.strength)
 
-        The skin colour is in the code anyway: compose matches colours to it.
-        """
+    def _draw(self, skin_bgr: tuple[float, float, float]) -> Float32[np.ndarray, " z"]:
+        """Of some random people the one whose skin goes best with the skin class that is sent."""
         noise = self._random.standard_normal((_NUM_CANDIDATES, len(self._mean)))
         people = self._mean + self._truncation * (noise.astype(np.float32) @ self._chol.T)
         colours = people @ self._skin[:, :-1].T + self._skin[:, -1]

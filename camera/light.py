@@ -1,4 +1,6 @@
-"""The light on a head, as far as the code may know it: one coarse skin colour."""
+"""The light on a head, as far as the code may know it: one skin class a track, and its changes."""
+
+import math
 
 import cv2
 import numpy as np
@@ -6,6 +8,10 @@ from jaxtyping import Float, Float32, UInt8
 
 SKIN_STEP = 8  # as wide as the code's own steps
 DEFAULT_SKIN_BGR = (120.0, 144.0, 184.0)
+# Dark to light; round numbers, taken from nobody's picture.
+SKIN_CLASSES = ((44.0, 60.0, 96.0), (80.0, 104.0, 144.0), DEFAULT_SKIN_BGR, (164.0, 184.0, 216.0))
+LIGHT_LEVELS = 3  # half stops that the light on a track may rise or fall
+LIGHT_STEP = 0.5  # log2
 # Face mesh points in the middle of the cheeks and on the forehead, away from eyes, mouth and hair.
 _SKIN_POINTS = (50, 280, 205, 425, 101, 330, 151, 9, 108, 337)
 
@@ -91,3 +97,64 @@ class SkinColour:
         if self._level is None:
             self._level = nearest
         self._level = np.where(np.abs(wanted - self._level) > 0.75, nearest, self._level)
+
+
+def skin_class(bgr: tuple[float, float, float]) -> int:
+    """Nearest of `SKIN_CLASSES`, by the ratio of each channel.
+
+    >>> skin_class((150.0, 180.0, 220.0))
+    3
+    """
+    logs = np.log(np.maximum(np.array([bgr, *SKIN_CLASSES]), 8))
+    return int(np.square(logs[1:] - logs[0]).sum(1).argmin())
+
+
+def randomized_response(
+    true: int, num_classes: int, *, epsilon: float, random: np.random.Generator
+) -> int:
+    """The true class with probability e^epsilon / (e^epsilon + k - 1), else one of the others.
+
+    Guarantees: any answer is at most e^epsilon times as likely for one class as for another
+    (epsilon-local differential privacy); epsilon 0 says nothing of the true class.
+
+    Source: Kairouz, Oh, Viswanath: Extremal mechanisms for local differential privacy, 2014.
+    """
+    odds = math.exp(epsilon)
+    if random.random() < odds / (odds + num_classes - 1):
+        return true
+    return int((true + random.integers(1, num_classes)) % num_classes)
+
+
+class TrackSkin:
+    """The skin colour that is sent of one track.
+
+    Its class is drawn once and kept, so that many frames tell no more than one. What changes is
+    only the light: half stops from the track's own first frame, in which the tone cancels out.
+
+    Args:
+        first: Skin colour in the track's first frame.
+        epsilon: Of the class.
+        random: Source of the answer.
+    """
+
+    def __init__(
+        self, first: tuple[float, float, float], *, epsilon: float, random: np.random.Generator
+    ) -> None:
+        self.skin_class = randomized_response(
+            skin_class(first), len(SKIN_CLASSES), epsilon=epsilon, random=random
+        )
+        self._first = _brightness(first)
+        self._level = 0
+
+    def __call__(self, now: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Colour to send, BGR 4-252."""
+        stops = math.log2(_brightness(now) / self._first) / LIGHT_STEP
+        if abs(stops - self._level) > 0.75:
+            self._level = min(max(round(stops), -LIGHT_LEVELS), LIGHT_LEVELS)
+        gain = 2.0 ** (self._level * LIGHT_STEP)
+        b, g, r = (min(max(c * gain, 4.0), 252.0) for c in SKIN_CLASSES[self.skin_class])
+        return b, g, r
+
+
+def _brightness(bgr: tuple[float, float, float]) -> float:
+    return max(sum(bgr) / 3, 8.0)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from veilcam.camera.control import ProtocolError
+from veilcam.camera.strength import CHOICES, choose, chosen
 
 PROFILE_KEYS = ("precision", "threads", "execution_provider")
 
@@ -22,6 +23,7 @@ class Settings:
         live_limit_s, clip_limit_s: Longest time without a frame before a blank is shown and
             capture is started anew; for a clip the sink may wait longer.
         source_limit_s: Longest time a live source may give nothing before it is opened anew.
+        strength: How much of a person's own may pass; by default what this process has chosen.
     """
 
     source: str
@@ -34,6 +36,7 @@ class Settings:
     live_limit_s: float = 1.0
     clip_limit_s: float = 10.0
     source_limit_s: float = 10.0
+    strength: str = field(default_factory=lambda: chosen().value)
 
     def to_values(self) -> dict[str, Any]:
         """For a `control.Setup`."""
@@ -41,10 +44,17 @@ class Settings:
 
 
 def from_values(values: dict[str, Any]) -> Settings:
-    """Settings out of a `control.Setup`. Raises ProtocolError where they are none."""
-    kinds: dict[str, type] = dict.fromkeys(("source", "sink", "mode", "bundle"), str)
+    """Settings out of a `control.Setup`; their strength becomes this process's.
+
+    Raises:
+        ProtocolError: They are no settings.
+    """
+    kinds: dict[str, type] = dict.fromkeys(("source", "sink", "mode", "bundle", "strength"), str)
     kinds |= dict.fromkeys(("delay_frames", "max_frames"), int) | {"profile": dict}
     kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s", "source_limit_s"), float)
     if set(values) != set(kinds) or any(type(values[k]) is not kinds[k] for k in kinds):
         raise ProtocolError("wrong settings")
+    if values["strength"] not in CHOICES:
+        raise ProtocolError("wrong settings")
+    choose(values["strength"])
     return Settings(**values)
