@@ -1,5 +1,6 @@
 """Added latency, stage by stage, of the product's own loop; memory, CPU share, peers, tuning."""
 
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -10,21 +11,24 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from veilcam.camera.errors import InputError
+from veilcam.camera.crossing import measure_crossing
+from veilcam.camera.errors import InputError, VeilcamError
 from veilcam.camera.loop import Loop, build_loop, percentiles
 from veilcam.camera.manifest import load_bundle
 from veilcam.camera.peers import load_peers, peer_backend
 from veilcam.camera.plot import draw_latency
 from veilcam.camera.profile import describe_device, measure_generators, peak_rss_mb, save_profile
 from veilcam.camera.profile import tune as tune_profile
-from veilcam.camera.session import load_profile
+from veilcam.camera.session import has_two_processes, load_profile
 from veilcam.camera.sink import open_sink
 from veilcam.camera.source import Source, open_source
 from veilcam.camera.types import Frame
 
+_log = logging.getLogger(__name__)
 WARMUP_FRAMES = 10
 DEFAULT_FRAMES = 150
 MAX_COMPARE_FRAMES = 40
+MAX_CROSS_FRAMES = 90  # they come 30 a second
 DEMO_SIZE_HW = (720, 1280)
 
 
@@ -92,7 +96,9 @@ def run_bench(
     """Measure and return what `veilcam bench --json` prints (design, section 10).
 
     Latency runs from the frame in memory to the safe frame handed to the sink; reading, scaling
-    and the sink are not in it. The first frames are warm-up and left out.
+    and the sink are not in it. The first frames are warm-up and left out. The loop runs in this
+    process; `cross` is what the second one adds to `total`: from the safe picture handed to the
+    ring to the same picture handed to the sink of a real publish process.
 
     Args:
         source_spec: As for `veilcam run`; the demo clip is scaled to 1280x720.
@@ -117,7 +123,7 @@ def run_bench(
             "frames": main.num_frames,
         },
         "device": describe_device(profile),
-        "latency_ms": _summary(main.timings),
+        "latency_ms": _summary(main.timings) | _crossing(main.size_hw, num_frames),
         "fps_out": round(main.num_frames / main.wall_s, 2),
         "cpu_share": round(main.cpu_s / main.wall_s / (os.cpu_count() or 1), 3),
         "cpu_ms_per_frame": round(1e3 * main.cpu_s / main.num_frames, 2),
@@ -229,6 +235,18 @@ def _summary(timings: dict[str, list[float]]) -> dict[str, dict[str, float]]:
         for name in names
         if timings[name]
     }
+
+
+def _crossing(size_hw: tuple[int, int], num_frames: int) -> dict[str, dict[str, float]]:
+    """The stage `cross`, or nothing where one process does all."""
+    if not has_two_processes():
+        return {}
+    try:
+        measured = measure_crossing(size_hw, num_frames=min(num_frames, MAX_CROSS_FRAMES))
+    except VeilcamError as error:
+        _log.warning("the way to the second process was not measured: %s", error)
+        return {}
+    return {"cross": {key: round(value, 3) for key, value in measured["cross"].items()}}
 
 
 def _fit(bgr: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

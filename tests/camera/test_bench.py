@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -10,10 +10,10 @@ import pytest
 
 from veilcam.camera import bench as bench_module
 from veilcam.camera.bench import BenchSource, format_table, run_bench
-from veilcam.camera.errors import ConfigError
+from veilcam.camera.errors import ConfigError, VeilcamError
 from veilcam.camera.peers import load_peers
 from veilcam.camera.plot import draw_latency
-from veilcam.camera.session import load_profile
+from veilcam.camera.session import has_two_processes, load_profile
 
 
 @pytest.fixture
@@ -22,6 +22,15 @@ def picture(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
     cv2.imwrite(str(path), random.integers(0, 255, (64, 96, 3), np.uint8))
     return path
+
+
+@pytest.fixture(autouse=True)
+def crossed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No second process but in the test that is about it."""
+    if "second_process" not in request.node.name:
+        values = dict.fromkeys(("p50", "p95", "p99", "max"), 1.0)
+        monkeypatch.setattr(bench_module, "has_two_processes", lambda: True)
+        monkeypatch.setattr(bench_module, "measure_crossing", lambda *_, **__: {"cross": values})
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +49,36 @@ def test_json_has_the_promised_keys(picture: Path, flat_bundle: Path, tmp_path: 
     }  # fmt: skip
     assert wanted <= set(result)
     assert result["input"] == {"source": str(picture), "width": 96, "height": 64, "frames": 4}
-    stages = {"total", "analyse", "encode", "generate", "compose"}
+    stages = {"total", "analyse", "encode", "generate", "compose", "cross"}
     assert set(result["latency_ms"]) == stages
     assert {"p50", "p95", "p99"} <= set(result["latency_ms"]["total"])
     assert set(result["generator"]) == {"int8_ms", "fp32_ms", "psnr_db"}
     assert result["peers"] == {}
     json.dumps(result)
     assert "added latency" in format_table(result)
+    assert "\ncross " in format_table(result)
     assert cv2.imread(str(plot)).shape == (520, 1000, 3)
+
+
+@pytest.mark.skipif(not has_two_processes(), reason="one process does all here")
+def test_the_way_to_the_second_process_is_measured_with_a_real_one() -> None:
+    cross = bench_module._crossing((64, 96), 3)["cross"]
+    assert set(cross) == {"p50", "p95", "p99", "max"}
+    assert 0 < cross["p50"] <= cross["max"]
+
+
+def test_a_second_process_that_fails_costs_its_stage_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_size_hw: tuple[int, int], *, num_frames: int) -> NoReturn:
+        raise VeilcamError(f"no answer to {num_frames}")
+
+    monkeypatch.setattr(bench_module, "measure_crossing", fail)
+    monkeypatch.setattr(bench_module, "has_two_processes", lambda: True)
+    assert bench_module._crossing((64, 96), 1000) == {}
+    assert "no answer to 90" in caplog.text
+    monkeypatch.setattr(bench_module, "has_two_processes", lambda: False)
+    assert bench_module._crossing((64, 96), 1000) == {}
 
 
 def test_demo_is_scaled_to_720p_and_starts_over() -> None:
