@@ -91,6 +91,8 @@ def _head_field(field: Field, plan: Plan) -> dict[str, Any]:
 
 def _rest_of(field: Field, plan: Plan) -> str:
     """What becomes of a person's own resting value."""
+    if len(levels_of(field, plan)) == 1:
+        return "removed"  # nothing is sent
     if field.name.startswith("light") or field.name == "yaw":
         return "sent"
     if not plan.has_own_rest:
