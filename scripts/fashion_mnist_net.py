@@ -46,7 +46,7 @@ class Net(nnx.Module):
 class Axes:
     """Pictures seen through the principal axes of samples: what samples lack is not seen.
 
-    Samples of a low-dimensional generator are smooth and pictures are not; a learner that meets
+    Samples of a low-dimensional generator lack detail that pictures have; a learner that meets
     both sees them alike.
     """
 
