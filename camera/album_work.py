@@ -128,10 +128,7 @@ class Worker:
         safe = self._protect(read_picture(data, kind))
         if " failed: " in safe.reason:
             raise SourceError(safe.reason)
-        with task.temporary.open("xb") as file:
-            file.write(write_picture(safe, kind))
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(task.temporary, write_picture(safe, kind))
         return safe.reason, self._protect.heads_replaced
 
     def _clip(self, task: Task) -> int:
@@ -155,6 +152,14 @@ class Worker:
         finally:
             source.close()
         return report.heads_replaced
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """A new file whose content is on the disk when this returns."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _told(error: OSError) -> str:

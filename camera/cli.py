@@ -188,6 +188,56 @@ def album(
         raise click.exceptions.Exit(2)
 
 
+@cli.command(
+    epilog="\b\nExamples:\n  veilcam social me.jpg -o upload.jpg\n"
+    "  veilcam social me.heic -o story.png --size story --json"
+)
+@click.argument("image", metavar="IMG", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New picture.")
+@click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
+@click.option(
+    "--size", default="large", help="full, large (2048 px), medium (1080), small (640), square, "
+    "story.", type=click.Choice(["full", "large", "medium", "small", "square", "story"]),
+)  # fmt: skip
+@_BUNDLE
+@click.option("--credentials/--no-credentials", default=True, help="Sign by C2PA.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="PEM chain to sign with.")
+@click.option("--key", type=click.Path(path_type=Path), help="Its PEM key.")
+@_JSON
+def social(
+    image: Path, out: Path, mode: str, size: str, bundle: Path | None, credentials: bool,
+    certificate: Path | None, key: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Make a substitute of IMG for upload: people replaced, marked as made by a program."""
+    from veilcam.camera.social import Size, SocialOptions, make_substitute
+
+    options = SocialOptions(
+        mode=mode, size=Size(size), bundle=bundle, has_credentials=credentials,
+        certificate=certificate, key=key,
+    )  # fmt: skip
+    report = make_substitute(image, out, options)
+    if report["credentials"] is None:
+        _log.warning("no content credentials: %s", report["no_credentials_because"])
+    _emit(report, as_json, _as_lines)
+
+
+@cli.command(
+    "verify",
+    epilog="\b\nExamples:\n  veilcam verify upload.jpg\n  veilcam verify upload.jpg --json",
+)
+@click.argument("path", metavar="PICTURE", type=click.Path(path_type=Path))
+@_JSON
+def verify_picture(path: Path, as_json: bool) -> None:
+    """Show the content credentials of PICTURE; exit 2 where it has none or was changed."""
+    from veilcam.camera.social import to_text
+    from veilcam.camera.social import verify as verify_it
+
+    value = verify_it(path)
+    _emit(value, as_json, to_text)
+    if not value["is_valid"]:
+        raise click.exceptions.Exit(2)
+
+
 @cli.command(epilog="\b\nExamples:\n  veilcam doctor\n  veilcam doctor --json")
 @_BUNDLE
 @_JSON

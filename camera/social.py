@@ -1,0 +1,252 @@
+"""`veilcam social`: a substitute of one picture for upload, marked as made by a program.
+
+`veilcam verify` tells what such a mark says and whether the picture was changed since.
+"""
+
+import io
+import re
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from veilcam.camera import credentials
+from veilcam.camera.album_files import MAX_PICTURE_BYTES, check_kind, load_pillow, read_picture
+from veilcam.camera.album_files import SUFFIXES as _ALL_SUFFIXES
+from veilcam.camera.album_scan import temporary_path
+from veilcam.camera.album_work import write_synced
+from veilcam.camera.credentials import SOURCE_TYPE
+from veilcam.camera.errors import ConfigError, InputError, SinkError, SourceError
+from veilcam.camera.manifest import load_bundle
+from veilcam.camera.pictures import StillProtector, check_mode
+from veilcam.camera.types import SafeFrame
+
+SUFFIXES = {k: v for k, v in _ALL_SUFFIXES.items() if v in credentials.MIME}
+_PICTURES = {**SUFFIXES, ".heic": "HEIC", ".heif": "HEIC"}
+_QUALITY = 90
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
+    f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+    '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+).encode()
+_SOURCE_TYPE = re.compile(rb"DigitalSourceType(?:>|=\")([!-;=?-~]{1,200}?)[<\"]")
+
+
+class Size(StrEnum):
+    """Size presets: longest side, or an exact size cut from the middle."""
+
+    FULL = "full"
+    LARGE = "large"
+    MEDIUM = "medium"
+    SMALL = "small"
+    SQUARE = "square"
+    STORY = "story"
+
+
+_LONGEST_PX = {Size.LARGE: 2048, Size.MEDIUM: 1080, Size.SMALL: 640}
+_EXACT_WH = {Size.SQUARE: (1080, 1080), Size.STORY: (1080, 1920)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocialOptions:
+    """What the command line asks for.
+
+    Attributes:
+        has_credentials: Sign, where the library is installed.
+        certificate, key: PEM files to sign with; both or none.
+    """
+
+    mode: str = "face"
+    size: Size = Size.LARGE
+    bundle: Path | None = None
+    has_credentials: bool = True
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str, Any]:
+    """Writes the substitute of a picture; the report comes back.
+
+    Raises:
+        InputError: The picture cannot be read, analysis cannot vouch for it, or `out` is no name
+            for a picture. Then nothing is written.
+        ConfigError: A certificate that cannot be used.
+    """
+    check_mode(options.mode)
+    kind = _kind_of(out, SUFFIXES)
+    if out.resolve() == image.resolve():
+        raise SinkError(f"{out} is the original itself; give another name")
+    bundle = load_bundle(options.bundle)
+    certificate, missing = _certificate(options)
+    protect = StillProtector(bundle)
+    safe = protect(_read(image))
+    if safe.reason:
+        raise SourceError(f"{image} cannot be vouched for: {safe.reason}; nothing was written")
+    data, size_wh = encode(safe, kind, options.size)
+    if certificate is not None:
+        made_by = {"mode": options.mode, "bundle_sha256": bundle.sha256}
+        data = credentials.sign(data, kind, certificate, made_by)
+    _write(out, data)
+    return {
+        "out": str(out),
+        "width": size_wh[0],
+        "height": size_wh[1],
+        "heads_replaced": protect.heads_replaced,
+        "mode": options.mode,
+        "source_type": SOURCE_TYPE,
+        "credentials": "signed" if certificate is not None else None,
+        "no_credentials_because": missing or None,
+        "bundle_sha256": bundle.sha256,
+    }
+
+
+def _kind_of(path: Path, suffixes: dict[str, str]) -> str:
+    kind = suffixes.get(path.suffix.lower())
+    if kind is None:
+        wanted = ", ".join(suffixes)
+        raise InputError(f"{path}: got suffix {path.suffix!r}, wanted one of {wanted}")
+    return kind
+
+
+def _bytes_of(path: Path, suffixes: dict[str, str]) -> tuple[bytes, str]:
+    """A picture file, and what it is."""
+    _kind_of(path, suffixes)
+    try:
+        if path.stat().st_size > MAX_PICTURE_BYTES:
+            raise SourceError(f"{path} has more than {MAX_PICTURE_BYTES >> 20} MiB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return data, check_kind(path, data[:32])
+    except SourceError as error:
+        raise SourceError(f"{path} {error}") from error
+
+
+def _read(image: Path) -> UInt8[np.ndarray, "h w 3"]:
+    data, kind = _bytes_of(image, _PICTURES)
+    try:
+        return read_picture(data, kind)
+    except SourceError as error:
+        raise SourceError(f"{image} {error}") from error
+
+
+def _certificate(options: SocialOptions) -> tuple[credentials.Certificate | None, str]:
+    """What to sign with; else why nothing is signed."""
+    if (options.certificate is None) != (options.key is None):
+        raise ConfigError("got one of --certificate and --key, wanted both or none")
+    if not options.has_credentials:
+        return None, "--no-credentials"
+    try:
+        credentials.load_c2pa()
+    except ConfigError as error:
+        if options.certificate is not None:
+            raise
+        return None, str(error)
+    if options.certificate is None or options.key is None:
+        return credentials.make_certificate(), ""
+    try:
+        chain, key = options.certificate.read_bytes(), options.key.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"certificate or key cannot be read: {error.strerror}") from error
+    return credentials.Certificate(chain, key), ""
+
+
+def encode(safe: SafeFrame, kind: str, size: Size) -> tuple[bytes, tuple[int, int]]:
+    """A file of a safe picture with its IPTC source type as the only note; its width and height."""
+    if not isinstance(safe, SafeFrame):
+        raise TypeError(f"only a SafeFrame may be written, got {type(safe).__name__}")
+    bgr = _sized(safe.bgr, size)
+    image, memory = load_pillow(), io.BytesIO()
+    picture = image.fromarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    if kind == "PNG":
+        import PIL.PngImagePlugin
+
+        info = PIL.PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", _XMP.decode())
+        picture.save(memory, format="PNG", pnginfo=info)
+    else:
+        picture.save(memory, format=kind.upper(), quality=_QUALITY, xmp=_XMP)
+    return memory.getvalue(), (bgr.shape[1], bgr.shape[0])
+
+
+def _sized(bgr: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The picture in a preset's size. Only an exact size ever makes it larger."""
+    height, width = bgr.shape[:2]
+    if size in _EXACT_WH:
+        wide, high = _EXACT_WH[size]
+        scale = max(wide / width, high / height)
+        scaled_wh = max(round(width * scale), wide), max(round(height * scale), high)
+        bgr = _resized(bgr, scaled_wh)
+        left, top = (bgr.shape[1] - wide) // 2, (bgr.shape[0] - high) // 2
+        return np.ascontiguousarray(bgr[top : top + high, left : left + wide])
+    scale = _LONGEST_PX.get(size, max(height, width)) / max(height, width)
+    if scale >= 1:
+        return bgr
+    return _resized(bgr, (max(round(width * scale), 1), max(round(height * scale), 1)))
+
+
+def _resized(
+    bgr: UInt8[np.ndarray, "h w 3"], size_wh: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    is_smaller = size_wh[0] < bgr.shape[1]
+    how = cv2.INTER_AREA if is_smaller else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(bgr, size_wh, interpolation=how), np.uint8)
+
+
+def _write(out: Path, data: bytes) -> None:
+    temporary = temporary_path(out, secrets.token_hex(8))
+    try:
+        write_synced(temporary, data)
+        temporary.replace(out)
+    except OSError as error:
+        raise SinkError(f"cannot write {out}: {error.strerror}; nothing was written") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """What a picture says of itself: its credentials, whether they hold, and its source type.
+
+    Returns:
+        `is_valid`: it has credentials and was not changed since; `credentials`: see
+        `credentials.read`; `source_type`: of the IPTC note; `is_our_bundle`: the credentials name
+        the bundle of this package. A name is no proof: anybody may sign anything.
+    """
+    data, kind = _bytes_of(path, SUFFIXES)
+    found = credentials.read(data, kind)
+    note = _SOURCE_TYPE.search(data)
+    named = found["bundle"].get("bundle_sha256") if found else None
+    return {
+        "is_valid": found is not None and found["state"] in ("Valid", "Trusted"),
+        "credentials": found,
+        "source_type": note[1].decode() if note else None,
+        "is_our_bundle": named is not None and named == load_bundle().sha256,
+    }
+
+
+def to_text(value: dict[str, Any]) -> str:
+    """What `verify` found, for people."""
+    found = value["credentials"]
+    if found is None:
+        lines = ["no content credentials"]
+    elif value["is_valid"]:
+        lines = ["content credentials: valid, the picture was not changed since it was signed"]
+    else:
+        problems = ", ".join(found["problems"]) or "broken"
+        lines = [f"content credentials: INVALID ({problems}): changed after it was signed"]
+    if found is not None:
+        lines.append(f"signed by: {found['signer'] or 'unknown'} (not checked who that is)")
+        lines.append(f"made by: {found['generator'] or 'unknown'}")
+        whose = "the bundle of this package" if value["is_our_bundle"] else "another bundle or none"
+        lines.append(f"bundle: {whose}")
+    lines.append(f"IPTC source type: {value['source_type'] or 'none'}")
+    return "\n".join(lines)
