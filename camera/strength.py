@@ -40,20 +40,25 @@ _PLANS = {
     Strength.BALANCED: Plan(
         reach={
             "pitch": 14.0,
-            "mouth_open": 0.07,
+            "mouth_open": 0.12,
             "mouth_wide": 0.22,
             "smile": 0.14,
             "gaze_x": 0.06,
             "gaze_y": 0.06,
             "brow": 0.10,
         },
-        coarse={"mouth_wide": (1, 3, 5, 7), "smile": (1, 3, 5, 7)},
+        coarse={
+            "mouth_wide": (1, 3, 5, 7),
+            "smile": (1, 3, 5, 7),
+            "light_x": (1, 4, 6),  # from the side only where it is strong
+            "light_y": (2,),
+        },
         skin_epsilon=2.0,
     ),
     Strength.STRICT: Plan(
         reach={
             "pitch": _WHOLE,
-            "mouth_open": 0.08,
+            "mouth_open": _WHOLE,
             "mouth_wide": _WHOLE,
             "smile": _WHOLE,
             "gaze_x": _WHOLE,
