@@ -25,11 +25,12 @@ from veilcam.camera.album_scan import (
     temporary_path,
 )
 from veilcam.camera.album_sheet import MARK, SHEET_NAME, sheet, write_over, write_problems
-from veilcam.camera.album_work import Result, Task, settings_of
+from veilcam.camera.album_work import Recipe, Result, Task
 from veilcam.camera.errors import InputError, SinkError
 from veilcam.camera.manifest import load_bundle
-from veilcam.camera.pictures import check_mode
+from veilcam.camera.pictures import check_mode, to_strength
 from veilcam.camera.sink_file import _sync_folder
+from veilcam.camera.strength import DEFAULT
 
 _SAY_EVERY_S = 10.0  # where stderr is no terminal
 Say = Callable[[str], None]
@@ -40,12 +41,14 @@ class AlbumOptions:
     """What the command line asks for.
 
     Attributes:
+        strength: How much of a person's own may pass.
         jobs: Processes, >= 1.
         errors: Where the table of problems goes; default: OUT-errors.csv beside OUT.
         overwrite: Files in OUT that no run vouches for may stay or be replaced.
     """
 
     mode: str = "face"
+    strength: str = DEFAULT
     bundle: Path | None = None
     jobs: int = 1
     errors: Path | None = None
@@ -71,7 +74,8 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
     check_mode(options.mode)
     check_folders(folder, out)
     load_pillow()
-    bundle = load_bundle(options.bundle)
+    strength = to_strength(options.strength)
+    recipe = Recipe(options.bundle, strength, load_bundle(options.bundle).sha256)
     started_s = time.monotonic()
     tree = scan(folder)
     try:
@@ -81,9 +85,9 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
     table = options.errors or Path(f"{out.resolve()}-errors.csv")
     with opened(out) as index:
         _check_output(out, index, options.overwrite)
-        run = _Run(folder, out, tree, index, settings_of(bundle))
+        run = _Run(folder, out, tree, index)
         try:
-            run.go(options, say)
+            run.go(recipe, options.jobs, say)
         finally:
             strangers(out, lambda _: True)  # removes what an interrupt left unfinished
         twins = sorted(name for name in tree.names if (out / name).is_file())
@@ -104,7 +108,8 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
         "errors_csv": str(table) if has_table else None,
         "sheet": str(out / SHEET_NAME) if twins else None,
         "mode": options.mode,
-        "bundle_sha256": bundle.sha256,
+        "strength": strength.value,
+        "bundle_sha256": recipe.sha256,
     }
 
 
@@ -126,8 +131,8 @@ def _check_output(out: Path, index: Index, overwrite: bool) -> None:
 class _Run:
     """Counts, problems and progress of one run."""
 
-    def __init__(self, folder: Path, out: Path, tree: Tree, index: Index, settings: str) -> None:
-        self._out, self._tree, self._index, self._settings = out, tree, index, settings
+    def __init__(self, folder: Path, out: Path, tree: Tree, index: Index) -> None:
+        self._tree, self._index = tree, index
         self.problems: list[tuple[str, str]] = list(tree.problems)
         self.num = dict.fromkeys(("written", "kept", "blank", "failed", "heads"), 0)
         self._tasks = []
@@ -138,13 +143,11 @@ class _Run:
         self._done_bytes = self._num_done = 0
         self._started_s = self._said_s = time.monotonic()
 
-    def go(self, options: AlbumOptions, say: Say) -> None:
+    def go(self, recipe: Recipe, jobs: int, say: Say) -> None:
         """Do all files."""
         by_name = {task.name: task for task in self._tasks}
-        jobs = max(1, min(options.jobs, len(self._tasks)))
-        for result in results(
-            self._tasks, jobs=jobs, bundle=options.bundle, settings=self._settings
-        ):
+        jobs = max(1, min(jobs, len(self._tasks)))
+        for result in results(self._tasks, recipe, jobs=jobs):
             self._take(result, by_name[result.name])
             self._progress(say)
 

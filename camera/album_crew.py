@@ -5,46 +5,40 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
-from veilcam.camera.album_work import Result, Task, Worker, start_process, work
+from veilcam.camera.album_work import Recipe, Result, Task, Worker, start_process, work
 
 _AHEAD = 2  # tasks handed out for each process
 
 
-def results(
-    tasks: Sequence[Task], *, jobs: int, bundle: Path | None, settings: str
-) -> Iterator[Result]:
+def results(tasks: Sequence[Task], recipe: Recipe, *, jobs: int) -> Iterator[Result]:
     """What comes of each task, in the order in which they end.
 
     Args:
         tasks: Files to do.
+        recipe: How twins are made.
         jobs: Processes; with 1 the work is done in this one.
-        bundle: As for `Worker`.
-        settings: As for `Worker`.
     """
     if jobs == 1:
-        worker = Worker(bundle, settings)
+        worker = Worker(recipe)
         yield from map(worker, tasks)
         return
     todo, suspects = deque(tasks), list[Task]()
     while todo:
-        yield from _pooled(todo, suspects, min(jobs, len(todo)), bundle, settings)
+        yield from _pooled(todo, suspects, recipe, min(jobs, len(todo)))
     for task in suspects:  # one of them killed its process: each gets one of its own
         alone, again = deque([task]), list[Task]()
-        yield from _pooled(alone, again, 1, bundle, settings)
+        yield from _pooled(alone, again, recipe, 1)
         if again:
             task.temporary.unlink(missing_ok=True)
             yield Result(task.name, "failed", "ends the process that reads it (out of memory?)")
 
 
-def _pooled(
-    todo: deque[Task], suspects: list[Task], jobs: int, bundle: Path | None, settings: str
-) -> Iterator[Result]:
+def _pooled(todo: deque[Task], suspects: list[Task], recipe: Recipe, jobs: int) -> Iterator[Result]:
     """Empty `todo` through one pool; what was in a pool that broke goes to `suspects`."""
     context = multiprocessing.get_context("spawn")  # sessions of the models do not survive a fork
     pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=start_process, initargs=(bundle, settings)
+        jobs, mp_context=context, initializer=start_process, initargs=(recipe,)
     )
     flying: dict[Future[Result], Task] = {}
     is_broken = False

@@ -20,12 +20,13 @@ from veilcam.camera.album_files import (
 )
 from veilcam.camera.album_index import Entry, file_sha256
 from veilcam.camera.clip import ClipSource
-from veilcam.camera.errors import SourceError, VeilcamError
+from veilcam.camera.errors import GraphError, SourceError, VeilcamError
 from veilcam.camera.loop import MAX_DELAY_FRAMES, build_loop
-from veilcam.camera.manifest import Bundle, load_bundle
+from veilcam.camera.manifest import load_bundle
 from veilcam.camera.pictures import StillProtector
 from veilcam.camera.sink_file import ClipSink
 from veilcam.camera.source import check_size
+from veilcam.camera.strength import Strength, choose
 
 VERSION = 1  # of what is made of a file; another one makes everything anew
 
@@ -64,17 +65,39 @@ class Result:
     heads_replaced: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How twins are made.
+
+    Attributes:
+        bundle: Folder NAME.veil, or None for the one in the package.
+        strength: How much of a person's own may pass.
+        sha256: Of the bundle as the run began; another one is refused.
+    """
+
+    bundle: Path | None
+    strength: Strength
+    sha256: str
+
+    @property
+    def note(self) -> str:
+        """All that a twin depends on beside its original."""
+        return f"{VERSION}:face:{self.strength}:{self.sha256}"
+
+
 class Worker:
     """Makes twins, one after the other.
 
     Args:
-        bundle: Folder NAME.veil, or None for the one in the package.
-        settings: What the index notes beside content.
+        recipe: How.
     """
 
-    def __init__(self, bundle: Path | None, settings: str) -> None:
-        self._bundle_path, self._settings = bundle, settings
-        self._protect = StillProtector(load_bundle(bundle))
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        bundle = load_bundle(recipe.bundle)
+        if bundle.sha256 != recipe.sha256:
+            raise GraphError("the bundle was changed while the album ran; run again")
+        self._protect = StillProtector(bundle, strength=recipe.strength)
 
     def __call__(self, task: Task) -> Result:
         """The twin of one file. Whatever goes wrong with it is told, and nothing is written."""
@@ -113,13 +136,13 @@ class Worker:
                 raise SourceError("changed while it was read; run again")
         else:
             reason, num_heads = self._picture(task, data, kind)
-        entry = Entry(before, file_sha256(task.temporary), self._settings, bool(reason))
+        entry = Entry(before, file_sha256(task.temporary), self._recipe.note, bool(reason))
         problem = f"is blank: {reason}" if reason else ""
         return Result(task.name, "written", problem, entry, num_heads)
 
     def _is_done(self, task: Task, before: str) -> bool:
         known = task.known
-        if known is None or (known.before, known.settings) != (before, self._settings):
+        if known is None or (known.before, known.settings) != (before, self._recipe.note):
             return False
         return task.target.is_file() and file_sha256(task.target) == known.after
 
@@ -138,11 +161,14 @@ class Worker:
             check_size(source.size_hw, "clip")
             sink = ClipSink(task.temporary, size_hw=source.size_hw, fps=source.fps)
             try:
+                choose(self._recipe.strength)  # the loop's encoder takes it from here
                 loop = build_loop(
-                    source, sink, bundle=self._bundle_path, delay_frames=MAX_DELAY_FRAMES,
+                    source, sink, bundle=self._recipe.bundle, delay_frames=MAX_DELAY_FRAMES,
                     profile={"threads": 1},
                 )  # fmt: skip
                 report = loop.run()
+                if report.bundle_sha256 != self._recipe.sha256:
+                    raise GraphError("the bundle was changed while the album ran; run again")
                 if report.faults or report.frames_blank or not report.frames_out:
                     raise SourceError(f"{report.frames_blank} frames could not be analysed")
                 sink.close()
@@ -168,15 +194,10 @@ def _told(error: OSError) -> str:
     return f"cannot be read or written: {error.strerror or type(error).__name__}"
 
 
-def settings_of(bundle: Bundle) -> str:
-    """What a twin depends on beside its original."""
-    return f"{VERSION}:face:{bundle.sha256}"
-
-
 _worker: Worker | None = None
 
 
-def start_process(bundle: Path | None, settings: str) -> None:
+def start_process(recipe: Recipe) -> None:
     """Make this process a worker: it ends with its parent, and leaves Ctrl-C to it."""
     import multiprocessing
     import signal
@@ -195,7 +216,7 @@ def start_process(bundle: Path | None, settings: str) -> None:
     logging.getLogger("veilcam").setLevel(logging.ERROR)
     os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
     cv2.setNumThreads(1)
-    _worker = Worker(bundle, settings)
+    _worker = Worker(recipe)
 
 
 def work(task: Task) -> Result:

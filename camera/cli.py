@@ -26,6 +26,12 @@ _JSON = click.option(
 _BUNDLE = click.option(
     "--bundle", type=click.Path(path_type=Path), default=None, help="Weights; default: built in."
 )
+_STRENGTH = click.option(
+    "--strength",
+    type=click.Choice(["strict", "balanced", "faithful"]),
+    default="balanced",
+    help="How much of a person's own may pass; see `veilcam explain`.",
+)
 
 
 def _emit(value: dict[str, Any], as_json: bool, to_text: Callable[[dict[str, Any]], str]) -> None:
@@ -66,12 +72,7 @@ def cli() -> None:
 @click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
 @click.option("--sink", default="window", help="window, virtual, file:PATH, png:DIR or null.")
 @_BUNDLE
-@click.option(
-    "--strength",
-    type=click.Choice(["strict", "balanced", "faithful"]),
-    default="balanced",
-    help="How much of a person's own may pass; see `veilcam explain`.",
-)
+@_STRENGTH
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
 @click.option("--frames", type=click.IntRange(1), default=None, help="Stop after so many.")
 @click.option(
@@ -168,20 +169,22 @@ def audit(path: Path, out: Path | None, quick: bool, as_json: bool, **where: Pat
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
 @_BUNDLE
+@_STRENGTH
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes; default: cores.")
 @click.option("--errors", type=click.Path(path_type=Path), help="Table; default: OUT-errors.csv")
 @click.option("--overwrite/--no-overwrite", default=False, help="OUT may hold other files.")
 @_JSON
 def album(
-    folder: Path, out: Path, mode: str, bundle: Path | None, jobs: int | None,
+    folder: Path, out: Path, mode: str, bundle: Path | None, strength: str, jobs: int | None,
     errors: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a shareable twin of the folder IN: people replaced, metadata gone, names kept."""
     from veilcam.camera.album import AlbumOptions, default_jobs, run_album, say_on_stderr, to_text
 
     options = AlbumOptions(
-        mode=mode, bundle=bundle, jobs=jobs or default_jobs(), errors=errors, overwrite=overwrite
-    )
+        mode=mode, bundle=bundle, strength=strength, jobs=jobs or default_jobs(), errors=errors,
+        overwrite=overwrite,
+    )  # fmt: skip
     report = run_album(folder, out, options, say_on_stderr)
     _emit(report, as_json, to_text)
     if report["errors"]:
@@ -200,20 +203,21 @@ def album(
     "story.", type=click.Choice(["full", "large", "medium", "small", "square", "story"]),
 )  # fmt: skip
 @_BUNDLE
+@_STRENGTH
 @click.option("--credentials/--no-credentials", default=True, help="Sign by C2PA.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM chain to sign with.")
 @click.option("--key", type=click.Path(path_type=Path), help="Its PEM key.")
 @_JSON
 def social(
-    image: Path, out: Path, mode: str, size: str, bundle: Path | None, credentials: bool,
-    certificate: Path | None, key: Path | None, as_json: bool,
+    image: Path, out: Path, mode: str, size: str, bundle: Path | None, strength: str,
+    credentials: bool, certificate: Path | None, key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a substitute of IMG for upload: people replaced, marked as made by a program."""
     from veilcam.camera.social import Size, SocialOptions, make_substitute
 
     options = SocialOptions(
-        mode=mode, size=Size(size), bundle=bundle, has_credentials=credentials,
-        certificate=certificate, key=key,
+        mode=mode, size=Size(size), bundle=bundle, strength=strength,
+        has_credentials=credentials, certificate=certificate, key=key,
     )  # fmt: skip
     report = make_substitute(image, out, options)
     if report["credentials"] is None:

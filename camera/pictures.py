@@ -14,6 +14,7 @@ from veilcam.camera.loop import Loop
 from veilcam.camera.manifest import Bundle, load_bundle
 from veilcam.camera.sink import MemorySink
 from veilcam.camera.source import ArraySource, check_size
+from veilcam.camera.strength import CHOICES, DEFAULT, Strength
 from veilcam.camera.types import SafeFrame
 
 
@@ -21,6 +22,7 @@ def protect(
     image_bgr: UInt8[np.ndarray, "h w 3"],
     *,
     mode: str = "face",
+    strength: str = DEFAULT,
     bundle: str | Path | None = None,
 ) -> SafeFrame:
     """The picture with every head replaced by that of a person who does not exist.
@@ -32,6 +34,7 @@ def protect(
         image_bgr: Raw pixels, uint8, (h, w, 3), blue-green-red, sides of 16 to 8192 pixels. It is
             read only.
         mode: `face`: all but heads stays as it is.
+        strength: `strict`, `balanced` or `faithful`: how much of a person's own may pass.
         bundle: Folder NAME.veil with weights; by default the one in the package.
 
     Returns:
@@ -40,7 +43,7 @@ def protect(
 
     Raises:
         InputError: Not such an array.
-        ConfigError: Unknown mode.
+        ConfigError: Unknown mode or strength.
         GraphError: The bundle is missing or was changed.
 
     Guarantees: no output pixel depends on a pixel inside the region of a head that was found.
@@ -57,7 +60,7 @@ def protect(
     veilcam.camera.errors.ConfigError: mode 'frame' does not exist yet; wanted face
     """
     check_mode(mode)
-    return _shared(str(bundle) if bundle is not None else "")(image_bgr)
+    return _shared(str(bundle) if bundle is not None else "", to_strength(strength))(image_bgr)
 
 
 def check_mode(mode: str) -> None:
@@ -66,9 +69,16 @@ def check_mode(mode: str) -> None:
         raise ConfigError(f"mode {mode!r} does not exist yet; wanted face")
 
 
+def to_strength(name: str) -> Strength:
+    """The strength of a name. Raises ConfigError for one that is none."""
+    if name not in CHOICES:
+        raise ConfigError(f"strength {name!r}: wanted {', '.join(CHOICES)}")
+    return Strength(name)
+
+
 @lru_cache(maxsize=1)
-def _shared(bundle: str) -> "StillProtector":
-    return StillProtector(load_bundle(Path(bundle) if bundle else None))
+def _shared(bundle: str, strength: Strength) -> "StillProtector":
+    return StillProtector(load_bundle(Path(bundle) if bundle else None), strength=strength)
 
 
 class StillProtector:
@@ -76,11 +86,12 @@ class StillProtector:
 
     Args:
         bundle: Verified bundle.
+        strength: How much of a person's own may pass.
         threads: Threads of the generator.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, *, strength: Strength = DEFAULT, threads: int = 1) -> None:
+        self.bundle, self._strength = bundle, strength
         self._finder = StillFinder()
         self._analyser = StillAnalyser()
         self._generator = Generator(bundle, threads=threads)
@@ -110,7 +121,8 @@ class StillProtector:
 
     def _run(self, bgr: UInt8[np.ndarray, "h w 3"]) -> SafeFrame:
         bundle, sink = self.bundle, MemorySink()
-        encoder = Encoder(bundle.mean, bundle.chol, bundle.skin)  # forgets who was in the picture
+        # a new one for each picture: it forgets who was in the last one
+        encoder = Encoder(bundle.mean, bundle.chol, bundle.skin, strength=self._strength)
         loop = Loop(ArraySource([bgr]), self._analyser, encoder, self._generator, sink)
         self.heads_replaced += loop.run().heads_replaced
         return sink.frames[-1]

@@ -23,7 +23,8 @@ from veilcam.camera.album_work import write_synced
 from veilcam.camera.credentials import SOURCE_TYPE
 from veilcam.camera.errors import ConfigError, InputError, SinkError, SourceError
 from veilcam.camera.manifest import load_bundle
-from veilcam.camera.pictures import StillProtector, check_mode
+from veilcam.camera.pictures import StillProtector, check_mode, to_strength
+from veilcam.camera.strength import DEFAULT
 from veilcam.camera.types import SafeFrame
 
 SUFFIXES = {k: v for k, v in _ALL_SUFFIXES.items() if v in credentials.MIME}
@@ -65,6 +66,7 @@ class SocialOptions:
     """
 
     mode: str = "face"
+    strength: str = DEFAULT
     size: Size = Size.LARGE
     bundle: Path | None = None
     has_credentials: bool = True
@@ -86,7 +88,7 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         raise SinkError(f"{out} is the original itself; give another name")
     bundle = load_bundle(options.bundle)
     certificate, missing = _certificate(options)
-    protect = StillProtector(bundle)
+    protect = StillProtector(bundle, strength=to_strength(options.strength))
     safe = protect(_read(image))
     if safe.reason:
         raise SourceError(f"{image} cannot be vouched for: {safe.reason}; nothing was written")
@@ -101,6 +103,7 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         "height": size_wh[1],
         "heads_replaced": protect.heads_replaced,
         "mode": options.mode,
+        "strength": options.strength,
         "source_type": SOURCE_TYPE,
         "credentials": "signed" if certificate is not None else None,
         "no_credentials_because": missing or None,

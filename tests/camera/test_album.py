@@ -40,8 +40,8 @@ def likeness(original: Picture, other: Picture) -> float:
     """How well the fine detail of the original's head is found anywhere in another picture."""
     detail = []
     for picture in (original, other):
-        smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 1.2)
-        detail.append(smooth - cv2.GaussianBlur(smooth, (0, 0), 4))
+        smooth = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
+        detail.append(smooth - cv2.GaussianBlur(smooth, (0, 0), 1.6))
     template = np.ascontiguousarray(detail[0][HEAD])
     score = cv2.matchTemplate(detail[1], template, cv2.TM_CCOEFF_NORMED)
     return float(np.nan_to_num(score).max())

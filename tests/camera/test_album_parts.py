@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import pytest
 from veilcam.camera import album, album_crew, album_scan, album_work
 from veilcam.camera.album_index import Entry, Index, opened, state_path
 from veilcam.camera.album_sheet import sheet, write_over, write_problems
-from veilcam.camera.album_work import Result, Task, Worker
-from veilcam.camera.errors import SinkError
+from veilcam.camera.album_work import Recipe, Result, Task, Worker
+from veilcam.camera.errors import GraphError, SinkError
+from veilcam.camera.manifest import load_bundle
+from veilcam.camera.strength import Strength
 from veilcam.camera.types import SafeFrame
 
 Image = pytest.importorskip("PIL.Image")
-ENTRY = Entry("a" * 64, "b" * 64, "1:face:c", is_blank=False)
+RECIPE = Recipe(None, Strength.BALANCED, load_bundle().sha256)
+ENTRY = Entry("a" * 64, "b" * 64, RECIPE.note, is_blank=False)
 
 
 class FakeProtector:
@@ -37,8 +41,8 @@ class FakeProtector:
 
 
 def make_worker(monkeypatch: pytest.MonkeyPatch, protector: FakeProtector) -> Worker:
-    monkeypatch.setattr(album_work, "StillProtector", lambda _: protector)
-    return Worker(None, ENTRY.settings)
+    monkeypatch.setattr(album_work, "StillProtector", lambda *_, **__: protector)
+    return Worker(RECIPE)
 
 
 def make_task(folder: Path, name: str = "a.png", known: Entry | None = None) -> Task:
@@ -105,8 +109,16 @@ def test_an_entry_counts_only_for_the_same_settings(
     assert entry is not None
     task.temporary.rename(task.target)
     assert worker(make_task(tmp_path, known=entry)).state == "kept"
-    worker._settings = "1:face:another bundle"
-    assert worker(make_task(tmp_path, known=entry)).state == "written"
+    for other in (replace(RECIPE, strength=Strength.STRICT), replace(RECIPE, sha256="0" * 64)):
+        worker._recipe = other
+        again = make_task(tmp_path, known=entry)
+        assert worker(again).state == "written"
+        again.temporary.unlink()
+
+
+def test_a_bundle_that_changed_meanwhile_is_refused() -> None:
+    with pytest.raises(GraphError, match="changed while the album ran"):
+        Worker(replace(RECIPE, sha256="0" * 64))
 
 
 class FakePool:
@@ -138,7 +150,7 @@ def test_a_file_that_kills_its_process_does_not_take_others_along(
     monkeypatch.setattr(album_crew, "ProcessPoolExecutor", FakePool)
     names = ["a.png", "bad.png", "c.png", "d.png", "bad2.png", "e.png"]
     tasks = [make_task(tmp_path, name) for name in names]
-    found = {r.name: r for r in album_crew.results(tasks, jobs=2, bundle=None, settings="")}
+    found = {r.name: r for r in album_crew.results(tasks, RECIPE, jobs=2)}
     assert set(found) == set(names)
     assert {n for n, r in found.items() if r.state == "failed"} == {"bad.png", "bad2.png"}
     assert "ends the process" in found["bad.png"].problem
@@ -257,7 +269,7 @@ def test_a_target_that_cannot_be_named_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(album_work, "StillProtector", lambda _: FakeProtector("x"))
+    monkeypatch.setattr(album_work, "StillProtector", lambda *_, **__: FakeProtector("x"))
     Image.new("RGB", (64, 48)).save(make_task(tmp_path).origin)
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     said: list[str] = []

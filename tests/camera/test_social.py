@@ -170,7 +170,7 @@ def test_a_picture_in_doubt_is_not_written(
     photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blank = SafeFrame.blank((64, 64), index=0, time_s=0.0, reason="64 heads or more")
-    monkeypatch.setattr(social, "StillProtector", lambda _: lambda _: blank)
+    monkeypatch.setattr(social, "StillProtector", lambda *_, **__: lambda _: blank)
     code, report = call(capsys, "social", photo, "-o", photo.with_name("out.jpg"))
     assert code == 2
     assert "cannot be vouched for: 64 heads" in report["error"]
