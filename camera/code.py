@@ -33,7 +33,7 @@ class Field:
     @property
     def step(self) -> float:
         """Width of one level in the field's unit."""
-        return (self.high - self.low) / 2**self.bits
+        return float((self.high - self.low) / 2**self.bits)
 
     def quantize(self, value: float) -> int:
         """Level of a value, clipped into the range; NaN gives the middle level.
@@ -42,12 +42,12 @@ class Field:
         0
         """
         if not np.isfinite(value):
-            return 2 ** (self.bits - 1)
+            return int(2 ** (self.bits - 1))
         return int(np.clip((value - self.low) // self.step, 0, 2**self.bits - 1))
 
     def dequantize(self, level: int) -> float:
         """Middle of a level."""
-        return self.low + (level + 0.5) * self.step
+        return float(self.low + (level + 0.5) * self.step)
 
 
 # Units: degrees; eye distances of the head model; eye widths for gaze; log2 brightness for light.
