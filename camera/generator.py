@@ -162,3 +162,10 @@ def _check_patch(bgra: np.ndarray) -> None:
         )
     if not bgra[..., 3].any():
         raise GraphError("generator painted a patch without any opaque pixel; export it again")
+
+
+def premultiply(bgra: UInt8[np.ndarray, "*n h w 4"]) -> Float32[np.ndarray, "*n h w 4"]:
+    """Colour as far as alpha lets it show, and alpha, 0..255: what of a patch can be seen."""
+    out = bgra.astype(np.float32)
+    out[..., :3] *= out[..., 3:] / 255
+    return out

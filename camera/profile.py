@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from veilcam.camera.code import HEAD_FIELDS, dequantize_levels
 from veilcam.camera.errors import SinkError, VeilcamError
-from veilcam.camera.generator import Generator
+from veilcam.camera.generator import Generator, premultiply
 from veilcam.camera.manifest import Bundle, Precision
 from veilcam.camera.session import profile_path
 
@@ -55,7 +55,7 @@ def measure_generators(bundle: Bundle, *, threads: int = 2) -> dict[str, float]:
         values = dequantize_levels(random.integers([2**field.bits for field in HEAD_FIELDS]))
         noise = random.standard_normal(bundle.mean.shape, np.float32)
         latent = bundle.mean + _TRUNCATION * (bundle.chol @ noise)
-        pair = [g.paint(values, latent).astype(np.float32) for g in (int8, fp32)]
+        pair = [premultiply(g.paint(values, latent)) for g in (int8, fp32)]
         errors.append(float(np.mean(np.square(pair[0] - pair[1]))))
     psnr_db = 10 * np.log10(255.0**2 / max(float(np.mean(errors)), 1e-6))
     return {

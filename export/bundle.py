@@ -145,8 +145,8 @@ def _manifest_head(
         "mode": "face",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "code": code_spec(),
-        "training": None,  # no private data was used, so there is nothing to promise
-        "run": {k: v for k, v in meta.items() if k != "data"},
+        "training": meta.get("training"),  # None where no private picture was used
+        "run": {k: v for k, v in meta.items() if k not in ("data", "training")},
         "data": meta.get("data", []),
         "metrics": {
             "parity": asdict(parity),
@@ -209,6 +209,17 @@ def write_pins(assets: Path) -> dict[str, dict[str, str]]:
     return pins
 
 
+def _promise(training: dict[str, Any] | None) -> str:
+    """The training promise in one sentence."""
+    if training is None:
+        return "No private picture was used in training, so no differential privacy is claimed."
+    return (
+        f"Trained under ({training['epsilon']:.3g}, {training['delta']:.0e})-differential privacy,"
+        f" unit: {training['unit']}, relation: {training['relation']}, accountant:"
+        f" {training['accountant']}."
+    )
+
+
 def model_card(head: dict[str, Any]) -> str:
     """The card for people: what it is, from what, how good, what it must not be used for."""
     parity = head["metrics"]["parity"]
@@ -232,7 +243,7 @@ Exported {head["created"]}.
 `{json.dumps(run.get("config", {}))}`
 
 ## Privacy
-No private picture was used in training, so no differential privacy is claimed. A stand-in shows of
+{_promise(head["training"])} A stand-in shows of
 the head it replaces at most the code listed in `manifest.json`, its place and its skin colour;
 everything else in the picture (body, hands, clothes, room) stays as it is in this mode.
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from onnx import ModelProto
 
 from veilcam.camera.errors import GraphError
+from veilcam.camera.generator import premultiply
 from veilcam.export.quantize import Feed
 
 MIN_CODES = 32
@@ -17,15 +18,18 @@ PSNR_FLOOR_DB = 35.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport:
-    """Distance of int8 from fp32 over all codes: one pooled PSNR, and the worst code's."""
+    """Distance of int8 from fp32 over all codes: one pooled PSNR, and the worst code's.
+
+    Of what can be seen: colour weighted by alpha, and alpha.
+    """
 
     psnr_db: float
     worst_psnr_db: float
     num_codes: int
 
 
-def measure_psnr(a: UInt8[np.ndarray, "..."], b: UInt8[np.ndarray, "..."]) -> float:
-    """Peak signal-to-noise ratio in dB of two byte pictures; 100 where they are equal."""
+def measure_psnr(a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."]) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures of range 0..255; 100 where equal."""
     error = np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))
     return 100.0 if error == 0 else float(10 * np.log10(255.0**2 / error))
 
@@ -62,6 +66,7 @@ def check_parity(
     exact, quantized = paint(fp32, feeds), paint(int8, feeds)
     if np.ptp(exact) == 0:
         raise GraphError("the fp32 graph paints one flat colour; the run is not trained, train it")
+    exact, quantized = premultiply(exact), premultiply(quantized)
     each = [measure_psnr(a, b) for a, b in zip(exact, quantized, strict=True)]
     report = ParityReport(
         psnr_db=measure_psnr(exact, quantized), worst_psnr_db=min(each), num_codes=len(feeds)

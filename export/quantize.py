@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from jaxtyping import Float32
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -26,10 +26,14 @@ from onnxruntime.quantization.qdq_loss_debug import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from veilcam.export.net import Net
+from veilcam.export.rewrite_math import VIEW_OPS
+
 _log = logging.getLogger(__name__)
 
 # Relu and Clip melt into the Conv before them. The style's Add stays in fp32 (QLinearAdd broadcasts
 # slowly), and so does Gemm: the style part is tiny, and it decides who the head is.
+_OUTPUT_OPS = (*VIEW_OPS, "DequantizeLinear", "Mul", "Round", "Clip", "Cast")
 QUANTIZED_OPS = ("Conv", "Resize", "Relu", "Clip", "Concat")
 Feed = dict[str, np.ndarray]
 
@@ -106,6 +110,43 @@ def _quantize(source: Path, target: Path, feeds: Sequence[Feed], excluded: Seque
     )
 
 
+def shorten_output(model: ModelProto) -> ModelProto:
+    """The bytes of the last tensor are the picture's: no way through float and back.
+
+    The last Clip guarantees [0, 1], so the tensor's scale is 1/255 and its zero point 0; to
+    dequantize, multiply by 255, round and cast gives the same bytes. Other graphs stay as they are.
+    """
+    net = Net(model)
+    chain: list[NodeProto] = []
+    name = model.graph.output[0].name
+    while (node := net.maker.get(name)) is not None and node.op_type in _OUTPUT_OPS:
+        chain.insert(0, node)
+        name = node.input[0]
+    first = chain[0] if chain else None
+    if first is None or first.op_type != "DequantizeLinear":
+        return model
+    scale, zero = (net.constants[n] for n in first.input[1:])
+    ops = [node.op_type for node in chain if node.op_type in ("Mul", "Round", "Cast")]
+    factor = next((net.constants.get(n.input[1]) for n in chain if n.op_type == "Mul"), None)
+    if ops != ["Mul", "Round", "Cast"] or factor is None or not np.all(factor == 255):
+        return model
+    if zero != 0 or not np.isclose(scale, 1 / 255):
+        return model
+    views = [node for node in chain if node.op_type in VIEW_OPS]
+    last = first.input[0]
+    for index, view in enumerate(views):
+        view.input[0] = last
+        last = f"byte_view_{index}" if index < len(views) - 1 else model.graph.output[0].name
+        view.output[0] = last
+    kept = {id(node) for node in views}
+    for node in chain:
+        if id(node) not in kept:
+            net.model.graph.node.remove(node)
+    del net.model.graph.value_info[:]
+    onnx.checker.check_model(net.model, full_check=True)
+    return net.model
+
+
 def measure_sqnr(fp32: Path, int8: Path, feeds: Sequence[Feed]) -> dict[str, float]:
     """Signal to quantization noise in dB of each activation, with all layers before it in int8."""
     collected: list[dict[str, Any]] = []
@@ -125,9 +166,10 @@ def measure_sqnr(fp32: Path, int8: Path, feeds: Sequence[Feed]) -> dict[str, flo
 
 def _worst_convs(model: ModelProto, sqnr_db: dict[str, float], floor_db: float) -> list[str]:
     """Names of Conv nodes whose output falls below the floor, worst first."""
-    made = {
-        out: node.name for node in model.graph.node for out in node.output if node.op_type == "Conv"
-    }
+    made = {out: n.name for n in model.graph.node if n.op_type == "Conv" for out in n.output}
+    for node in model.graph.node:  # a Clip or Relu behind it melts into the Conv
+        if node.op_type in ("Clip", "Relu") and node.input[0] in made:
+            made[node.output[0]] = made[node.input[0]]
     low = sorted((db, made[name]) for name, db in sqnr_db.items() if name in made)
     return [name for db, name in low if db < floor_db]
 
@@ -162,7 +204,7 @@ def quantize_graph(
             _quantize(ready, target, feeds, left)
             sqnr_db = measure_sqnr(ready, target, feeds[:8])
         _log.info("int8: %d convolutions left in fp32", len(left))
-        model = onnx.load(str(target))
+        model = shorten_output(onnx.load(str(target)))
     model.ir_version = fp32.ir_version
     onnx.checker.check_model(model)
     return model, QuantizationReport(sqnr_db=sqnr_db, fp32_nodes=tuple(left))

@@ -39,16 +39,17 @@ def save(trainer: "Trainer", run_dir: Path, meta: dict[str, Any]) -> None:
 
 
 def compact(run_dir: Path, target: Path) -> None:
-    """A copy of a run's state that fits into version control: float16, without the optimizers.
+    """A copy of a run's state that fits into version control: averaged weights and latents, float16.
 
-    It resumes like the run itself, after the optimizers' moments have built up again.
+    A run resumes from it with the averaged generator, a new discriminator (which learns fast, for it
+    judges features of a trained net) and new moments of the optimizers.
     """
     target.mkdir(parents=True, exist_ok=True)
     with _open(run_dir) as file:
         arrays = {
             name: file[name].astype(np.float16) if file[name].dtype == np.float32 else file[name]
             for name in file.files
-            if not name.startswith("['opt_")
+            if not name.startswith(("['opt_", "['generator']", "['discriminator']"))
         }
     for name in ("latent_mean", "latent_chol"):
         arrays[name] = arrays[name].astype(np.float32)
@@ -64,6 +65,8 @@ def restore(trainer: "Trainer", run_dir: Path) -> None:
         leaves = []
         for path, value in paths:
             name = jax.tree_util.keystr(path)
+            if name not in file.files:
+                name = name.replace("['generator']", "['average']", 1)
             if name not in file.files:
                 leaves.append(value)
                 continue
@@ -109,6 +112,20 @@ def load_generator(run_dir: Path) -> tuple[HeadGenerator, dict[str, Any], dict[s
         }
         meta = json.loads(str(file["meta"]))
     return nnx.merge(graph, params, rest), meta, latents
+
+
+def save_average(
+    generator: HeadGenerator, run_dir: Path, target: Path, meta: dict[str, Any]
+) -> None:
+    """A copy of a run's state with other averaged weights, to export from or to go on with."""
+    target.mkdir(parents=True, exist_ok=True)
+    with _open(run_dir) as file:
+        arrays = {name: file[name] for name in file.files}
+    average = nnx.to_pure_dict(nnx.state(generator, nnx.Param))
+    arrays |= dict(_named({"average": average}))
+    arrays["meta"] = np.array(json.dumps(meta))
+    _write(target / STATE, arrays)
+    (target / META).write_text(json.dumps(meta, indent=1) + "\n")
 
 
 def _named(state: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:

@@ -232,7 +232,7 @@ def test_a_run_learns_and_resumes(pack: Pack, config: TrainConfig, tmp_path: Pat
 
     checkpoint.compact(tmp_path, tmp_path / "compact")
     checkpoint.restore(again, tmp_path / "compact")
-    kernel = trainer.state["generator"]["to_patch"]["kernel"]
+    kernel = trainer.state["average"]["to_patch"]["kernel"]
     np.testing.assert_allclose(kernel, again.state["generator"]["to_patch"]["kernel"], atol=1e-3)
 
 
