@@ -90,21 +90,13 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
             run.go(recipe, options.jobs, say)
         finally:
             strangers(out, lambda _: True)  # removes what an interrupt left unfinished
-        twins = sorted(name for name in tree.names if (out / name).is_file())
+        twins = [n for n in sorted(tree.names) if (out / n).is_file() and index.get(n) is not None]
         if twins:
-            write_over(out / SHEET_NAME, sheet([n for n in twins if index.get(n) is not None]))
+            write_over(out / SHEET_NAME, sheet(twins))
         run.problems.sort()
         has_table = write_problems(table, run.problems)
-    return {
-        "files": len(tree.names) + len(tree.problems),
-        "written": run.num["written"],
-        "kept": run.num["kept"],
-        "blank": run.num["blank"],
-        "failed": run.num["failed"] + len(tree.problems),
-        "left_out": tree.num_others,
-        "heads_replaced": run.num["heads"],
+    return run.report() | {
         "seconds": round(time.monotonic() - started_s, 1),
-        "errors": [{"file": shown(name), "problem": text} for name, text in run.problems],
         "errors_csv": str(table) if has_table else None,
         "sheet": str(out / SHEET_NAME) if twins else None,
         "mode": options.mode,
@@ -150,6 +142,19 @@ class _Run:
         for result in results(self._tasks, recipe, jobs=jobs):
             self._take(result, by_name[result.name])
             self._progress(say)
+
+    def report(self) -> dict[str, Any]:
+        """Counts and problems, ready for `json.dumps`."""
+        return {
+            "files": len(self._tree.names) + len(self._tree.problems),
+            "written": self.num["written"],
+            "kept": self.num["kept"],
+            "blank": self.num["blank"],
+            "failed": self.num["failed"] + len(self._tree.problems),
+            "left_out": self._tree.num_others,
+            "heads_replaced": self.num["heads"],
+            "errors": [{"file": shown(name), "problem": text} for name, text in self.problems],
+        }
 
     def _take(self, result: Result, task: Task) -> None:
         state, problem = result.state, result.problem

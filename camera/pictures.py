@@ -47,7 +47,7 @@ def protect(
         GraphError: The bundle is missing or was changed.
 
     Guarantees: no output pixel depends on a pixel inside the region of a head that was found.
-    People whose heads the detector does not see (turned away, below about 10 pixels) stay.
+    People whose heads the detector does not see (turned away, very small) stay.
 
     >>> import numpy as np
     >>> import veilcam.camera
