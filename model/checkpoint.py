@@ -39,9 +39,9 @@ def save(trainer: "Trainer", run_dir: Path, meta: dict[str, Any]) -> None:
 
 
 def compact(run_dir: Path, target: Path) -> None:
-    """A copy of a run's state that fits into version control: averaged weights and latents, float16.
+    """A copy of a run's state that fits into version control: averaged weights, latents, float16.
 
-    A run resumes from it with the averaged generator, a new discriminator (which learns fast, for it
+    A run resumes from it with the averaged generator, a new discriminator (it learns fast, for it
     judges features of a trained net) and new moments of the optimizers.
     """
     target.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ SEED_PX = 4
 _CHANNELS = (192, 147, 115, 83, 64)  # at 4..64 pixels; with 13 maps multiples of 32 go into each
 _NUM_STYLED = 3
 CEILING = 6.0  # of every map
+_MAP_GAIN = 4.0  # landmark maps end at 1.5: they use the whole range of the maps they join
 _SPAN = 8.0  # of a map before the style is added
 
 
@@ -83,8 +84,8 @@ class HeadGenerator(nnx.Module):
         maps = [seed.reshape(SEED_PX, SEED_PX, _CHANNELS[0])]
         for block in self.blocks:
             x = maps[-1]
-            drawn = self.maps(points, 2 * x.shape[0]).astype(x.dtype)
-            maps += block(x, drawn, style, rounds=rounds)
+            drawn = _MAP_GAIN * self.maps(points, 2 * x.shape[0]).astype(x.dtype)
+            maps += block(x, bound(drawn, 0.0, CEILING, rounds), style, rounds=rounds)
         return maps
 
     def landmarks(
