@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from veilcam.model.feature_net import convolve
+from veilcam.model.loss import double
+
 _MIXED = (64, 96, 128, 192)  # channels after mixing, finest scale first
 _WIDTH = (96, 160, 224)  # channels of a head's convolutions
 _POWER_ITERATIONS = 4
@@ -32,8 +35,8 @@ class Mixer(nnx.Module):
         for scale in reversed(range(len(taps))):
             x = _unit(taps[scale]) @ self.across[scale][...][0, 0].astype(taps[scale].dtype)
             if below is not None:
-                x = x + _double(below) @ self.down[scale][...][0, 0].astype(x.dtype)
-            below = _conv(x, self.smooth[scale][...].astype(x.dtype), 1)
+                x = x + double(below) @ self.down[scale][...][0, 0].astype(x.dtype)
+            below = convolve(x, self.smooth[scale][...].astype(x.dtype), 1)
             out.append(below)
         return out[::-1]
 
@@ -121,16 +124,9 @@ class SpectralConv(nnx.Module):
             u = fixed.T @ (fixed @ u)
             u = u / (jnp.linalg.norm(u) + 1e-12)
         sigma = jnp.linalg.norm(matrix @ u) + 1e-12
-        return _conv(x, (kernel / sigma).astype(x.dtype), stride) + self.bias[...].astype(x.dtype)
-
-
-def _conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    dims = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=dims)
-
-
-def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return convolve(x, (kernel / sigma).astype(x.dtype), stride) + self.bias[...].astype(
+            x.dtype
+        )
 
 
 def _pool(x: Float[Array, "b h w c"], size: tuple[int, ...]) -> Float[Array, "b h2 w2 c"]:

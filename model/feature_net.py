@@ -60,9 +60,14 @@ def _inverted_residual(
     return x + y if y.shape == x.shape else y
 
 
-def _conv(x: jax.Array, w: jax.Array, b: jax.Array, stride: int) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolution (b, h, w, c) with (k, k, c, d), edges padded with zeros."""
     dims = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, w, (stride, stride), "SAME", dimension_numbers=dims) + b
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=dims)
+
+
+def _conv(x: jax.Array, w: jax.Array, b: jax.Array, stride: int) -> jax.Array:
+    return convolve(x, w, stride) + b
 
 
 def _depthwise(x: jax.Array, w: jax.Array, kernel: int, stride: int) -> jax.Array:

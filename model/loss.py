@@ -65,7 +65,7 @@ def pyramid_distance(
     weight = jnp.repeat(jnp.repeat(weight, 2, axis=1), 2, axis=2)[..., None]
     for level in range(5):
         coarse = _halve(difference)
-        band = difference - _double(coarse) if level < 4 else difference
+        band = difference - double(coarse) if level < 4 else difference
         total = total + (jnp.abs(band) * weight).mean() * 2.0**level / 4
         difference, weight = coarse, _halve(weight)
     return total
@@ -76,7 +76,8 @@ def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Each pixel four times."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
