@@ -43,20 +43,21 @@ class ClipNumbers:
     standin: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
 
-class _Tee:
+class Tee:
     """A source that remembers originals until the judge has seen them."""
 
     is_live = False
 
-    def __init__(self, source: Source, max_frames: int) -> None:
+    def __init__(self, source: Source, max_frames: int | None) -> None:
         self._source, self._left = source, max_frames
         self.size_hw, self.fps = source.size_hw, source.fps
         self.originals: deque[Frame] = deque()
 
     def read(self) -> Frame | None:
         """Next frame of the clip, while frames are left."""
-        self._left -= 1
-        frame = self._source.read() if self._left >= 0 else None
+        if self._left is not None:
+            self._left -= 1
+        frame = None if self._left is not None and self._left < 0 else self._source.read()
         if frame is not None:
             self.originals.append(frame)
         return frame
@@ -70,7 +71,7 @@ class _JudgeSink:
     is_done = False
 
     def __init__(
-        self, tee: _Tee, finder: FaceFinder, recognizers: tuple[Recognizer, ...],
+        self, tee: Tee, finder: FaceFinder, recognizers: tuple[Recognizer, ...],
         limits: dict[str, float],
     ) -> None:  # fmt: skip
         self._tee, self._finder, self._recognizers = tee, finder, recognizers
@@ -110,7 +111,7 @@ def judge_clip(
     recognizers: tuple[Recognizer, ...], limits: dict[str, float], max_frames: int,
 ) -> ClipNumbers:  # fmt: skip
     """Run the loop over a clip and judge every frame."""
-    tee = _Tee(open_source(str(path)), max_frames)
+    tee = Tee(open_source(str(path)), max_frames)
     try:
         sink = _JudgeSink(tee, finder, recognizers, limits)
         build_loop(tee, sink, bundle=bundle).run()

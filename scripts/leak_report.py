@@ -18,7 +18,6 @@ Exit 0: judged; 1: a control failed, so the figures mean nothing.
 
 import csv
 import json
-from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,11 +25,12 @@ import click
 import cv2
 import numpy as np
 
+from veilcam.camera.audit_clip import Tee
 from veilcam.camera.audit_faces import Face, FaceFinder
 from veilcam.camera.audit_recognizers import Recognizer, load_recognizers, model_folders
 from veilcam.camera.loop import build_loop
-from veilcam.camera.source import Source, open_source
-from veilcam.camera.types import Frame, SafeFrame
+from veilcam.camera.source import open_source
+from veilcam.camera.types import SafeFrame
 
 FAR = 1e-3
 TARGETS = {"replaced_share": 0.995, "leaked_per_1000": 1.0, "face_share": 0.97}
@@ -210,34 +210,12 @@ def _faces(folder: Path) -> list[tuple[Path, str]]:
     return [(path, path.stem) for path in paths]
 
 
-class _Tee:
-    """A source that remembers originals until the judge has seen them."""
-
-    def __init__(self, source: Source, max_frames: int | None) -> None:
-        self._source, self._left = source, max_frames
-        self.size_hw, self.fps, self.is_live = source.size_hw, source.fps, False
-        self.originals: deque[Frame] = deque()
-
-    def read(self) -> Frame | None:
-        """Next frame of the clip."""
-        if self._left is not None:
-            self._left -= 1
-        frame = None if self._left is not None and self._left < 0 else self._source.read()
-        if frame is not None:
-            self.originals.append(frame)
-        return frame
-
-    def close(self) -> None:
-        """Close the clip."""
-        self._source.close()
-
-
 class _JudgeSink:
     """A sink that judges each safe frame against its original, and the original against itself."""
 
     is_done = False
 
-    def __init__(self, judge: Judge, tee: _Tee) -> None:
+    def __init__(self, judge: Judge, tee: Tee) -> None:
         self._judge, self._tee = judge, tee
         self.tally, self.control = Tally(), Tally()
 
@@ -252,7 +230,7 @@ def report_clip(
     path: Path, judge: Judge, *, bundle: Path | None, delay: int, frames: int | None
 ) -> tuple[Tally, Tally]:
     """Counts of one clip: protected, and the unprotected control."""
-    tee = _Tee(open_source(str(path)), frames)
+    tee = Tee(open_source(str(path)), frames)
     try:
         sink = _JudgeSink(judge, tee)
         build_loop(tee, sink, bundle=bundle, delay_frames=delay).run()
