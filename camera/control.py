@@ -139,7 +139,10 @@ class Barriers:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Counters and latencies so far: names, numbers, short texts, nested at most three deep."""
+    """Counters and latencies so far: names, numbers, short texts, nested at most three deep.
+
+    The supervisor tells publish the whole run's in the same way, where there is a page to show them.
+    """
 
     epoch: int
     values: dict[str, Any] = field(default_factory=dict)
@@ -154,6 +157,15 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """Publish to supervisor: the user of the page wants another mode, strength or prompt."""
+
+    mode: str
+    strength: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """Supervisor to both, first of all: the run's settings (`worker.Settings`)."""
 
@@ -162,7 +174,7 @@ class Setup:
 
 Message = (
     Begin | Ready | Go | Started | Wrote | Taken | Ended | Lost | Resume | Stalled | Stop | Done
-    | Failed | Barriers | Report | Log | Setup
+    | Failed | Barriers | Report | Log | Setup | Wish
 )  # fmt: skip
 _FIXED: dict[int, tuple[type[Any], struct.Struct]] = {
     1: (Begin, struct.Struct("<IQI")),
@@ -178,7 +190,7 @@ _FIXED: dict[int, tuple[type[Any], struct.Struct]] = {
     11: (Stop, struct.Struct("<")),
     12: (Done, struct.Struct("<?")),
 }
-_JSON: dict[int, type[Any]] = {20: Failed, 21: Barriers, 22: Report, 23: Setup, 24: Log}
+_JSON: dict[int, type[Any]] = {20: Failed, 21: Barriers, 22: Report, 23: Setup, 24: Log, 25: Wish}
 _KINDS = {entry[0]: kind for kind, entry in _FIXED.items()} | {v: k for k, v in _JSON.items()}
 
 
@@ -234,6 +246,8 @@ def _from_json(make: type[Any], body: bytes) -> Message:
         "level": int,
         "is_input": bool,
         "text": str,
+        "mode": str,
+        "strength": str,
         "state": dict,
         "values": dict,
     }

@@ -5,7 +5,7 @@ dies is replaced in the time its source or sink needs to open.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from veilcam.camera import control
 from veilcam.camera.link import drain, wait_any
@@ -20,15 +20,21 @@ class Crew:
     Args:
         settings: The run; every process is told first of all.
         commands: Program of each role, `capture` and `publish`.
+        handed: Further descriptors by role, for every process of it; they stay the owner's.
 
     Attributes:
         active: The processes at work, by role.
         spare: Those that wait, by role.
     """
 
-    def __init__(self, settings: Settings, commands: dict[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        commands: dict[str, Sequence[str]],
+        handed: Mapping[str, Sequence[int]],
+    ) -> None:
         self._setup = control.Setup(settings.to_values())
-        self._commands = commands
+        self._commands, self._handed = commands, handed
         self._shared = open_shared()
         self.active: dict[str, Process] = {}
         self.spare: dict[str, Process] = {}
@@ -39,9 +45,17 @@ class Crew:
             "capture": (shared.capture_end, shared.ring, shared.hold_read_only),
             "publish": (shared.publish_end, shared.ring_read_only, shared.hold),
         }[role]
-        process = Process(self._commands[role], inherited)
+        process = Process(self._commands[role], (*inherited, *self._handed.get(role, ())))
         process.link.send(self._setup)
         return process
+
+    def use(self, settings: Settings) -> None:
+        """Processes from now on get these settings; spares that had others end."""
+        self._setup = control.Setup(settings.to_values())
+        for process in self.spare.values():
+            process.kill()
+            process.close(0.0)
+        self.spare.clear()
 
     def put(self, role: str) -> Process:
         """Puts a process to work: the spare where one waits, else a new one."""

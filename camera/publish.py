@@ -85,7 +85,9 @@ class Publisher:
         return min(max(wake_s - time.monotonic(), 0.0), _REPORT_S)
 
     def _hear_supervisor(self) -> None:
-        message = self._worker.supervisor.receive()
+        self._obey(self._worker.supervisor.receive())
+
+    def _obey(self, message: control.Message | None) -> None:
         if isinstance(message, control.Lost) and message.epoch == self._epoch:
             self._is_streaming = False
             if self._ready.is_live or self._was_started:  # in a clip, one blank for the lost frame

@@ -17,7 +17,7 @@ from veilcam.camera.landlock import DEVICE, FOLDER, READ, Rule
 from veilcam.camera.seccomp import Policy
 from veilcam.camera.settings import Settings
 
-LIVE_SINKS = ("window", "virtual", "null")  # who comes back to them sees the newest picture
+LIVE_SINKS = ("window", "virtual", "web", "null")  # who comes back to them sees the newest picture
 _LOOPBACKS = Path("/sys/devices/virtual/video4linux")
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _SYSTEM = (
@@ -87,6 +87,7 @@ def publish_plan(settings: Settings) -> Plan:
         may_write=kind in ("file", "png", "window"),
         may_open_devices=kind == "virtual",
         may_stream_camera=False,
+        may_answer=kind == "web",  # on the socket that the supervisor opened and bound
     )
     return Plan(rules=tuple(rules), policy=policy, needs_network=bool(ports), tcp_ports=ports)
 

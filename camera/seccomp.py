@@ -32,6 +32,7 @@ class Policy:
 
     Attributes:
         may_connect: Address families it may still make sockets of; empty closes all socket calls.
+        may_answer: Without `may_connect`, it may still answer on a socket that it was handed.
         may_write: False forbids every open for writing and every change of a folder.
         may_open_devices: With `may_write` False, plain read-write opens stay (a camera needs them).
         may_stream_camera: False forbids the ioctls that fetch pictures from a V4L2 device.
@@ -41,6 +42,7 @@ class Policy:
     may_write: bool
     may_open_devices: bool
     may_stream_camera: bool
+    may_answer: bool = False
 
 
 Code = list[tuple[int, int, int, int]]
@@ -69,7 +71,8 @@ def build_program(policy: Policy, machine: str, process_id: int) -> bytes:
         code += _when(numbers, name, [_refuse(errno.ENOSYS)])
     names = set(syscalls.NEVER)
     names |= set() if policy.may_write else syscalls.FOLDER_CHANGES | syscalls.NEW_OBJECTS
-    names |= set() if policy.may_connect else syscalls.SOCKETS
+    if not policy.may_connect:
+        names |= syscalls.SOCKETS - (syscalls.ANSWERING if policy.may_answer else set())
     for name in sorted(names):
         code += _when(numbers, name, [_refuse(errno.EPERM)])
     code += _when(numbers, "clone", [*_needs(0, _CLONE_THREAD)])

@@ -7,7 +7,7 @@ inherit what publish gave up, nor the other way round.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from veilcam.camera import barriers, control
@@ -36,7 +36,8 @@ class Supervisor:
     Args:
         settings: The run.
         require_barriers: Refuse where a required barrier is not up.
-        capture_command, publish_command: Other programs for the two roles; tests use them.
+        capture_command, publish_command: Other programs for the two roles.
+        handed: Further descriptors for a role, such as a socket to answer on.
         limits: Patience.
 
     Attributes:
@@ -51,6 +52,7 @@ class Supervisor:
         require_barriers: bool = False,
         capture_command: Sequence[str] = (),
         publish_command: Sequence[str] = (),
+        handed: Mapping[str, Sequence[int]] | None = None,
         limits: Limits | None = None,
     ) -> None:
         self._settings, self._is_strict = settings, require_barriers
@@ -59,7 +61,7 @@ class Supervisor:
             "capture": capture_command or python_command("veilcam.camera.capture"),
             "publish": publish_command or python_command("veilcam.camera.publish"),
         }
-        self._crew = Crew(settings, commands)
+        self._crew = Crew(settings, commands, handed or {})
         self._begin_at: tuple[float, int] | None = (0.0, 0)  # when, and at which frame
         self._is_first = True
         self._stop_due_s = self._heard_publish_s = self._up_since_s = 0.0

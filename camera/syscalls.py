@@ -8,6 +8,8 @@ SOCKETS = frozenset(
     socketpair
     """.split()
 )
+# What a process needs that answers on a socket it was handed, and that can make none of its own.
+ANSWERING = frozenset("accept accept4 listen recvfrom recvmsg sendmsg sendto socketpair".split())
 # Other processes, other programs, other name spaces, raw kernel doors: no part of us needs them.
 NEVER = frozenset(
     """

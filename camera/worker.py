@@ -34,6 +34,7 @@ class Worker:
         supervisor: Channel to the supervisor.
         peer: Channel to the other process.
         ring, hold: Descriptors of the shared frames and of the reader's page.
+        handed: Further descriptors that the role was given, see `crew.Crew`.
     """
 
     settings: Settings
@@ -41,13 +42,15 @@ class Worker:
     peer: Link
     ring: int
     hold: int
+    handed: tuple[int, ...] = ()
 
 
 def start_worker(argv: list[str], plan_for: Callable[[Settings], Plan], die_with: int) -> Worker:
     """Opens the channels, raises the barriers of `plan_for`, tells the supervisor what holds.
 
     Args:
-        argv: Process id of the supervisor, then the descriptors: supervisor, peer, ring, hold.
+        argv: Process id of the supervisor, then the descriptors: supervisor, peer, ring, hold,
+            and what the role was handed.
         plan_for: `sandbox.capture_plan` or `publish_plan`.
         die_with: Signal this process gets when the supervisor dies, 0 for none.
     """
@@ -65,7 +68,8 @@ def start_worker(argv: list[str], plan_for: Callable[[Settings], Plan], die_with
     if os.getppid() != parent:
         raise SystemExit(1)
     _log_to(supervisor)
-    return Worker(settings, supervisor, peer, descriptors[2], descriptors[3])
+    ring, hold, *handed = descriptors[2:]
+    return Worker(settings, supervisor, peer, ring, hold, tuple(handed))
 
 
 def wait_for(link: Link, kind: type[_Kind], timeout_s: float = math.inf) -> _Kind | None:

@@ -31,6 +31,7 @@ MESSAGES = [
     control.Report(1, {"frames_in": 3, "latency_ms": {"total": {"p50": 1.5}}, "name": "face"}),
     control.Log(30, "said once"),
     control.Setup({"source": "demo", "profile": {}}),
+    control.Wish("face", "strict", "an old man with glasses"),
 ]
 
 
