@@ -141,7 +141,7 @@ class Barriers:
 class Report:
     """Counters and latencies so far: names, numbers, short texts, nested at most three deep.
 
-    The supervisor tells publish the whole run's in the same way, where there is a page to show them.
+    The supervisor tells publish those of the whole run, where there is a page to show them.
     """
 
     epoch: int
