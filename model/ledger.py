@@ -20,7 +20,7 @@ from veilcam.model.plan import Plan
 from veilcam.model.privacy import (
     ACCOUNTANT,
     RELATION,
-    UNIT,
+    UNITS,
     Mechanism,
     Permit,
     epsilon_of,
@@ -69,6 +69,11 @@ class Ledger:
 
     def _check_plan(self) -> None:
         """Everything spent outside this plan, plus the whole plan, must fit the budget."""
+        if self._entries and self._entries[0]["mechanism"].get("unit", UNITS[0]) != self.plan.unit:
+            raise PrivacyError(
+                f"{self.path}: holds spends of another unit than the plan's ({self.plan.unit}); "
+                "they don't add up: keep a ledger for each"
+            )
         planned = {stage.fingerprint for stage in self.plan.stages}
         other = [e for e in self._entries if e["fingerprint"] not in planned and e["spent"]]
         names = {stage.stage for stage in self.plan.stages} & {e["stage"] for e in other}
@@ -149,15 +154,16 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     try:
         table = json.loads(path.read_text())
         entries: list[dict[str, Any]] = table["entries"]
-        right = (_VERSION, UNIT, RELATION.name)
         got = (table["version"], table["unit"], table["relation"])
-        marks = [Mechanism(**e["mechanism"]).fingerprint == e["fingerprint"] for e in entries]
+        spent_on = [Mechanism(**entry["mechanism"]) for entry in entries]
+        marks = [m.fingerprint == e["fingerprint"] for m, e in zip(spent_on, entries, strict=True)]
+        marks += [m.unit == table["unit"] for m in spent_on]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PrivacyError(
             f"{path}: the ledger can't be read ({type(error).__name__}); without it nothing more "
             "may be spent on these weights: restore it from a copy"
         ) from error
-    if got != right or not all(marks):
+    if got not in [(_VERSION, unit, RELATION.name) for unit in UNITS] or not all(marks):
         raise PrivacyError(f"{path}: the ledger was changed or is of another version: {got}")
     return entries
 
@@ -165,10 +171,11 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 def promise(path: Path) -> dict[str, Any]:
     """Recomputes from a ledger what was spent, in the words of the bundle's manifest."""
     entries = [entry for entry in read_entries(path) if entry["spent"]]
-    delta = json.loads(path.read_text())["delta"]
+    header = json.loads(path.read_text())
+    delta = header["delta"]
     total = dp_accounting.ComposedDpEvent([_event(entry) for entry in entries])
     return {
-        "unit": UNIT,
+        "unit": header["unit"],
         "epsilon": epsilon_of(total, delta) if entries else 0.0,
         "delta": delta,
         "accountant": ACCOUNTANT,
@@ -192,7 +199,7 @@ def _event(entry: dict[str, Any]) -> dp_accounting.DpEvent:
 def _header(plan: Plan) -> dict[str, Any]:
     return {
         "version": _VERSION,
-        "unit": UNIT,
+        "unit": plan.unit,
         "relation": RELATION.name,
         "accountant": ACCOUNTANT,
         "budget_epsilon": plan.epsilon,

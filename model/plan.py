@@ -11,7 +11,6 @@ from veilcam.camera.errors import ConfigError
 from veilcam.model.privacy import (
     ACCOUNTANT,
     RELATION,
-    UNIT,
     Mechanism,
     calibrate,
     check_target,
@@ -34,7 +33,7 @@ class Plan:
 
     Raises:
         ConfigError: The stages together would spend more than the budget, delta is not below
-            1 / people, or two stages share a name.
+            1 / people, two stages share a name, or they protect different units.
     """
 
     epsilon: float
@@ -45,6 +44,8 @@ class Plan:
         names = [stage.stage for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"stages {names} must be at least one, with different names")
+        if len({stage.unit for stage in self.stages}) != 1:
+            raise ConfigError(f"stages {names} protect different units; one ledger holds one unit")
         check_target(self.epsilon, self.delta, max(s.num_persons for s in self.stages))
         spent = self.composed_epsilon
         if spent > self.epsilon:
@@ -61,6 +62,11 @@ class Plan:
         )
 
     @property
+    def unit(self) -> str:
+        """Whose data the promise is about."""
+        return self.stages[0].unit
+
+    @property
     def composed_epsilon(self) -> float:
         """Epsilon of all stages together."""
         return epsilon_of(compose(self.stages), self.delta)
@@ -75,7 +81,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """For `veilcam train --plan --json` and the bundle's manifest."""
         return {
-            "unit": UNIT,
+            "unit": self.unit,
             "epsilon": _up(self.composed_epsilon),
             "delta": self.delta,
             "budget_epsilon": self.epsilon,
@@ -109,7 +115,7 @@ class Plan:
             for s in told["stages"]
         ]
         lines.append(
-            f"together: epsilon {told['epsilon']:.3f} at delta {self.delta:g} per {UNIT} "
+            f"together: epsilon {told['epsilon']:.3f} at delta {self.delta:g} per {self.unit} "
             f"({told['relation']}, {told['accountant']} accountant; budget {self.epsilon:g})"
         )
         return "\n".join(lines)

@@ -6,8 +6,9 @@ accounting `dp_accounting.pld`. What this module adds is that they can't drift a
 scaled by the sensitivity that the clipped function itself states under `RELATION`, the sampler and
 the accountant read the same fields, and the un-noised sum never leaves `Release`.
 
-Unit: the person. Relation: REPLACE_SPECIAL, i.e. all pictures of one person are replaced by
-nothing; how many people there are is public. The sensitivity of a clipped sum is its clip norm.
+Unit: the person, or in a federation the camera with all its people. Relation: REPLACE_SPECIAL, i.e.
+all pictures of one unit are replaced by nothing; how many units there are is public. The sensitivity
+of a clipped sum is its clip norm.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from veilcam.model.private_data import PrivacyError, PrivateBatch, PrivateSet, r
 
 RELATION = dp_accounting.NeighboringRelation.REPLACE_SPECIAL
 UNIT = "person"
+UNITS = (UNIT, "camera")
 ACCOUNTANT = "PLD"
 _GRID = 1e-3  # of the privacy loss: rounds epsilon up by about 1e-5, ten times faster than 1e-4
 PersonFunction = Callable[[Any, dict[str, jax.Array], jax.Array], Any]
@@ -42,13 +44,14 @@ class Mechanism:
 
     Attributes:
         stage: Its name in plan, ledger and manifest.
-        num_persons: People in the private set (public).
+        num_persons: Units in the private set (public): people, or cameras.
         sampling_prob: Chance of each person to be in a step; 1 takes everybody.
         iterations: Steps that are accounted.
         l2_clip_norm: Bound of the L2 norm of what one person adds to the sum of a step.
         noise_multiplier: Standard deviation of the noise on the sum / sensitivity.
         pictures_per_person: Pictures of a person that a step looks at; more are drawn in turns,
             fewer are repeated. A person's contribution is bounded whatever the number.
+        unit: Whose data are protected together: `person`, or `camera` with all its people.
     """
 
     stage: str
@@ -58,6 +61,7 @@ class Mechanism:
     sampling_prob: float = 1.0
     iterations: int = 1
     pictures_per_person: int = 1
+    unit: str = UNIT
 
     def __post_init__(self) -> None:
         for name in ("num_persons", "iterations", "pictures_per_person"):
@@ -69,6 +73,8 @@ class Mechanism:
                 raise ConfigError(f"{name}={value} must be > 0 and finite in {self.stage!r}")
         if not 0 < self.sampling_prob <= 1:
             raise ConfigError(f"sampling_prob={self.sampling_prob} must be in (0, 1]")
+        if self.unit not in UNITS:
+            raise ConfigError(f"unit={self.unit!r} in {self.stage!r}; allowed: {', '.join(UNITS)}")
 
     @property
     def expected_batch_size(self) -> float:
@@ -152,7 +158,7 @@ class Mechanism:
     @property
     def fingerprint(self) -> str:
         """Changes whenever anything that is accounted changes."""
-        text = json.dumps(asdict(self) | {"relation": RELATION.name, "unit": UNIT}, sort_keys=True)
+        text = json.dumps(asdict(self) | {"relation": RELATION.name}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from veilcam.camera.errors import ConfigError
 from veilcam.model.ledger import NAME, BudgetExceededError, Ledger, promise, read_entries
 from veilcam.model.plan import Plan
 from veilcam.model.privacy import Mechanism, epsilon_of
@@ -186,3 +187,20 @@ def test_a_kill_at_any_point_never_under_counts(point: str, tmp_path: Path) -> N
         assert steps > 0
     # each kill may waste the one spend that was on the disk while its step had not begun
     assert steps <= paid <= steps + 3
+
+
+def test_units_are_not_mixed(tmp_path: Path) -> None:
+    path, camera = tmp_path / NAME, replace(STEP, unit="camera")
+    with Ledger(path, plan(camera)) as ledger:
+        ledger.spend(camera)
+        assert ledger.promise()["unit"] == json.loads(path.read_text())["unit"] == "camera"
+    with pytest.raises(PrivacyError, match="another unit than the plan's"):
+        Ledger(path, plan())
+    table = json.loads(path.read_text())
+    path.write_text(json.dumps(table | {"unit": "person"}))
+    with pytest.raises(PrivacyError, match="changed or is of another version"):
+        read_entries(path)
+    with pytest.raises(ConfigError, match="protect different units"):
+        plan(camera, ONCE)
+    with pytest.raises(ConfigError, match="allowed: person, camera"):
+        replace(STEP, unit="household")

@@ -247,7 +247,8 @@ def test_mechanism_is_frozen_and_its_fingerprint_sees_every_field() -> None:
     with pytest.raises(FrozenInstanceError):
         m.noise_multiplier = 0.1  # type: ignore[misc]
     other = {"stage": "x", "num_persons": 41, "l2_clip_norm": 0.6, "noise_multiplier": 2.1,
-             "sampling_prob": 0.5, "iterations": 2, "pictures_per_person": 2}  # fmt: skip
+             "sampling_prob": 0.5, "iterations": 2, "pictures_per_person": 2,
+             "unit": "camera"}  # fmt: skip
     marks = {mechanism(**{k: v}).fingerprint for k, v in other.items()} | {m.fingerprint}
     assert len(marks) == len(asdict(m)) + 1
 
