@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 _LATER = {
     "album": "veilcam.camera.cli_pictures:album",
     "export": "veilcam.camera.cli_training:export",
+    "flash": "veilcam.hardware.cli:flash",
+    "image": "veilcam.hardware.cli:image",
     "social": "veilcam.camera.cli_pictures:social",
     "train": "veilcam.camera.cli_training:train",
     "verify": "veilcam.camera.cli_pictures:verify_picture",

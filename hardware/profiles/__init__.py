@@ -1,0 +1,1 @@
+"""Facts of boards, one file each; `boards` reads and checks them."""

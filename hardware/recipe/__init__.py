@@ -1,0 +1,1 @@
+"""What mkosi is told: packages, kernel modules, partitions; `image` fills in the rest."""

@@ -1,0 +1,1 @@
+"""Files of the device beyond packages, each where it lies there."""
