@@ -6,9 +6,9 @@ accounting `dp_accounting.pld`. What this module adds is that they can't drift a
 scaled by the sensitivity that the clipped function itself states under `RELATION`, the sampler and
 the accountant read the same fields, and the un-noised sum never leaves `Release`.
 
-Unit: the person, or in a federation the camera with all its people. Relation: REPLACE_SPECIAL, i.e.
-all pictures of one unit are replaced by nothing; how many units there are is public. The sensitivity
-of a clipped sum is its clip norm.
+Unit: the person, or in a federation the camera with all its people. Relation: REPLACE_SPECIAL,
+i.e. all pictures of one unit are replaced by nothing; how many units there are is public. The
+sensitivity of a clipped sum is its clip norm.
 """
 
 import hashlib
