@@ -26,6 +26,7 @@ from veilcam.camera.album_scan import (
 )
 from veilcam.camera.album_sheet import MARK, SHEET_NAME, sheet, write_over, write_problems
 from veilcam.camera.album_work import Recipe, Result, Task
+from veilcam.camera.cast import NOBODY, Cast
 from veilcam.camera.errors import InputError, SinkError
 from veilcam.camera.manifest import load_bundle
 from veilcam.camera.pictures import check_mode, to_strength
@@ -45,6 +46,7 @@ class AlbumOptions:
         jobs: Processes, >= 1.
         errors: Where the table of problems goes; default: OUT-errors.csv beside OUT.
         overwrite: Files in OUT that no run vouches for may stay or be replaced.
+        cast: Prompts of the stand-ins.
     """
 
     mode: str = "face"
@@ -53,6 +55,7 @@ class AlbumOptions:
     jobs: int = 1
     errors: Path | None = None
     overwrite: bool = False
+    cast: Cast = NOBODY
 
 
 def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
     check_folders(folder, out)
     load_pillow()
     strength = to_strength(options.strength)
-    recipe = Recipe(options.bundle, strength, load_bundle(options.bundle).sha256)
+    recipe = Recipe(options.bundle, strength, load_bundle(options.bundle).sha256, options.cast)
     started_s = time.monotonic()
     tree = scan(folder)
     try:

@@ -19,6 +19,7 @@ from veilcam.camera.album_files import (
     write_picture,
 )
 from veilcam.camera.album_index import Entry, file_sha256
+from veilcam.camera.cast import NOBODY, Cast, choose_cast
 from veilcam.camera.clip import ClipSource
 from veilcam.camera.errors import GraphError, SourceError, VeilcamError
 from veilcam.camera.loop import MAX_DELAY_FRAMES, build_loop
@@ -73,16 +74,22 @@ class Recipe:
         bundle: Folder NAME.veil, or None for the one in the package.
         strength: How much of a person's own may pass.
         sha256: Of the bundle as the run began; another one is refused.
+        cast: Prompts of the stand-ins, in every file by the order in which heads are found.
     """
 
     bundle: Path | None
     strength: Strength
     sha256: str
+    cast: Cast = NOBODY
 
     @property
     def note(self) -> str:
         """All that a twin depends on beside its original."""
-        return f"{VERSION}:face:{self.strength}:{self.sha256}"
+        note = f"{VERSION}:face:{self.strength}:{self.sha256}"
+        if self.cast.prompts:
+            said = repr(sorted(self.cast.to_values().items())).encode()
+            note += f":{hashlib.sha256(said).hexdigest()[:16]}"
+        return note
 
 
 class Worker:
@@ -97,7 +104,7 @@ class Worker:
         bundle = load_bundle(recipe.bundle)
         if bundle.sha256 != recipe.sha256:
             raise GraphError("the bundle was changed while the album ran; run again")
-        self._protect = StillProtector(bundle, strength=recipe.strength)
+        self._protect = StillProtector(bundle, strength=recipe.strength, cast=recipe.cast)
 
     def __call__(self, task: Task) -> Result:
         """The twin of one file. Whatever goes wrong with it is told, and nothing is written."""
@@ -162,6 +169,7 @@ class Worker:
             sink = ClipSink(task.temporary, size_hw=source.size_hw, fps=source.fps)
             try:
                 choose(self._recipe.strength)  # the loop's encoder takes it from here
+                choose_cast(self._recipe.cast)
                 loop = build_loop(
                     source, sink, bundle=self._recipe.bundle, delay_frames=MAX_DELAY_FRAMES,
                     profile={"threads": 1},

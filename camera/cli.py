@@ -14,6 +14,7 @@ from types import FrameType
 
 import click
 
+from veilcam.camera.cli_imagine import CAST, PROMPT, choose_cast_of
 from veilcam.camera.cli_options import BUNDLE, JSON, STRENGTH, as_lines, emit, no_telemetry
 from veilcam.camera.errors import ConfigError, VeilcamError
 
@@ -24,6 +25,7 @@ _LATER = {
     "export": "veilcam.camera.cli_training:export",
     "flash": "veilcam.hardware.cli:flash",
     "image": "veilcam.hardware.cli:image",
+    "imagine": "veilcam.camera.cli_imagine:imagine",
     "social": "veilcam.camera.cli_pictures:social",
     "train": "veilcam.camera.cli_training:train",
     "verify": "veilcam.camera.cli_pictures:verify_picture",
@@ -59,13 +61,15 @@ def cli() -> None:
 
 @cli.command(
     epilog="\b\nExamples:\n  veilcam run clip.mp4 --sink file:out.mp4\n"
-    "  veilcam run 0 --sink virtual --delay 2"
+    "  veilcam run 0 --sink virtual --delay 2 --prompt 'an old man with grey hair'"
 )
 @click.argument("source", default="0")
 @click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
 @click.option("--sink", default="window", help="window, virtual, file:PATH, png:DIR or null.")
 @BUNDLE
 @STRENGTH
+@PROMPT
+@CAST
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
 @click.option("--frames", type=click.IntRange(1), default=None, help="Stop after so many.")
 @click.option(
@@ -73,8 +77,8 @@ def cli() -> None:
 )
 @JSON
 def run(
-    source: str, mode: str, sink: str, bundle: Path | None, strength: str, delay: int,
-    frames: int | None, require_barriers: bool, as_json: bool,
+    source: str, mode: str, sink: str, bundle: Path | None, strength: str, prompt: str | None,
+    cast_file: Path | None, delay: int, frames: int | None, require_barriers: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace every head in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`."""
     from veilcam.camera.session import run_session
@@ -85,11 +89,13 @@ def run(
     if not as_json:
         _log.info("mode face: heads are replaced; everything else in the picture stays as it is")
     choose(strength)  # the settings of both processes take it from here
+    warnings = choose_cast_of(prompt, cast_file, bundle)  # and this, too
     report, is_interrupted = run_session(
         source, sink, bundle=bundle, delay_frames=delay, max_frames=frames, mode=mode,
         require_barriers=require_barriers,
     )  # fmt: skip
-    emit(report | {"strength": strength}, as_json, as_lines)
+    said = {"cast_warnings": warnings} if prompt or cast_file else {}
+    emit(report | {"strength": strength} | said, as_json, as_lines)
     if is_interrupted:
         raise click.exceptions.Exit(130)
 

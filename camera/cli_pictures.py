@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from veilcam.camera.cli_imagine import CAST, PROMPT, cast_of
 from veilcam.camera.cli_options import BUNDLE, JSON, STRENGTH, as_lines, emit
 
 _log = logging.getLogger(__name__)
@@ -19,20 +20,22 @@ _log = logging.getLogger(__name__)
 @click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
 @BUNDLE
 @STRENGTH
+@PROMPT
+@CAST
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes; default: cores.")
 @click.option("--errors", type=click.Path(path_type=Path), help="Table; default: OUT-errors.csv")
 @click.option("--overwrite/--no-overwrite", default=False, help="OUT may hold other files.")
 @JSON
 def album(
-    folder: Path, out: Path, mode: str, bundle: Path | None, strength: str, jobs: int | None,
-    errors: Path | None, overwrite: bool, as_json: bool,
+    folder: Path, out: Path, mode: str, bundle: Path | None, strength: str, prompt: str | None,
+    cast_file: Path | None, jobs: int | None, errors: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a shareable twin of the folder IN: people replaced, metadata gone, names kept."""
     from veilcam.camera.album import AlbumOptions, default_jobs, run_album, say_on_stderr, to_text
 
     options = AlbumOptions(
         mode=mode, bundle=bundle, strength=strength, jobs=jobs or default_jobs(), errors=errors,
-        overwrite=overwrite,
+        overwrite=overwrite, cast=cast_of(prompt, cast_file, bundle)[0],
     )  # fmt: skip
     report = run_album(folder, out, options, say_on_stderr)
     emit(report, as_json, to_text)
@@ -53,13 +56,16 @@ def album(
 )  # fmt: skip
 @BUNDLE
 @STRENGTH
+@PROMPT
+@CAST
 @click.option("--credentials/--no-credentials", default=True, help="Sign by C2PA.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM chain to sign with.")
 @click.option("--key", type=click.Path(path_type=Path), help="Its PEM key.")
 @JSON
 def social(
     image: Path, out: Path, mode: str, size: str, bundle: Path | None, strength: str,
-    credentials: bool, certificate: Path | None, key: Path | None, as_json: bool,
+    prompt: str | None, cast_file: Path | None, credentials: bool, certificate: Path | None,
+    key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a substitute of IMG for upload: people replaced, marked as made by a program."""
     from veilcam.camera.social import Size, SocialOptions, make_substitute
@@ -67,6 +73,7 @@ def social(
     options = SocialOptions(
         mode=mode, size=Size(size), bundle=bundle, strength=strength,
         has_credentials=credentials, certificate=certificate, key=key,
+        cast=cast_of(prompt, cast_file, bundle)[0],
     )  # fmt: skip
     report = make_substitute(image, out, options)
     if report["credentials"] is None:

@@ -1,6 +1,7 @@
 """The code: the few typed, quantized, counted bits by which a person's pixels reach the output."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,6 +111,23 @@ def quantize_at(field: Field, value: float, plan: Plan, *, last: int | None = No
     return min(allowed, key=lambda other: abs(field.dequantize(other) - place))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StandIn:
+    """What stays the same about a stand-in whose looks come from words.
+
+    Attributes:
+        latent: Looks, (z,).
+        skin_class: Of `light.SKIN_CLASSES`.
+    """
+
+    latent: Float32[np.ndarray, " z"]
+    skin_class: int
+
+
+# Noise -> who plays the next person, or None where nothing was said of this one.
+Casting = Callable[[np.random.Generator], StandIn | None]
+
+
 class _TrackCode:
     """What the encoder remembers of one track: its latent, skin, last levels and smoothed code."""
 
@@ -162,6 +180,7 @@ class Encoder:
         skin: Linear guess of a latent's skin colour, (3, z + 1), see `manifest.Bundle`.
         truncation: Factor below 1 draws nearer to the mean: plainer but cleaner stand-ins.
         strength: How much of a person's own may pass; by default what the process has chosen.
+        casting: Looks of each new stand-in from words; None, or where it gives None: drawn.
     """
 
     def __init__(
@@ -172,7 +191,9 @@ class Encoder:
         *,
         truncation: float = 0.75,
         strength: Strength | None = None,
+        casting: Casting | None = None,
     ) -> None:
+        self._casting = casting
         self._mean = mean.astype(np.float32)
         self._chol = chol.astype(np.float32)
         self._skin = skin
@@ -221,6 +242,11 @@ class Encoder:
 
     def _new_track(self, skin_bgr: tuple[float, float, float]) -> _TrackCode:
         """Draws what a track keeps. The stand-in is drawn after the skin class that is sent."""
+        person = self._casting(self._random) if self._casting is not None else None
+        if person is not None:  # skin and looks come from words: nothing of the person's own
+            skin = TrackSkin(skin_bgr, epsilon=0.0, random=self._random)
+            skin.skin_class = person.skin_class
+            return _TrackCode(person.latent, skin, self.strength)
         epsilon = plan_of(self.strength).skin_epsilon
         skin = TrackSkin(skin_bgr, epsilon=epsilon, random=self._random)
         return _TrackCode(self._draw(SKIN_CLASSES[skin.skin_class]), skin, self.strength)

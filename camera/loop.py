@@ -258,6 +258,7 @@ def build_loop(
         profile: Device profile of `veilcam bench --tune`: precision, threads, execution_provider.
     """
     from veilcam.camera.analysis import Analyser
+    from veilcam.camera.casting import casting_for
     from veilcam.camera.code import Encoder
     from veilcam.camera.generator import Generator
     from veilcam.camera.manifest import load_bundle
@@ -266,7 +267,8 @@ def build_loop(
     loaded = load_bundle(bundle)
     settings = ("precision", "threads", "execution_provider")
     generator = Generator(loaded, **{k: v for k, v in (profile or {}).items() if k in settings})
-    encoder = Encoder(loaded.mean, loaded.chol, loaded.skin)
+    casting = casting_for(loaded)
+    encoder = Encoder(loaded.mean, loaded.chol, loaded.skin, casting=casting)
     analyser = Analyser()
     analyser.warm_up(source.size_hw)
     return Loop(

@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from veilcam.camera.album_faces import StillAnalyser, StillFinder
-from veilcam.camera.code import Encoder
+from veilcam.camera.cast import NOBODY, Cast, cast_of_options
+from veilcam.camera.casting import Caster
+from veilcam.camera.code import Casting, Encoder
 from veilcam.camera.errors import ConfigError, InputError
 from veilcam.camera.generator import Generator
 from veilcam.camera.loop import Loop
@@ -15,6 +17,7 @@ from veilcam.camera.manifest import Bundle, load_bundle
 from veilcam.camera.sink import MemorySink
 from veilcam.camera.source import ArraySource, check_size
 from veilcam.camera.strength import CHOICES, DEFAULT, Strength
+from veilcam.camera.text import TextPart
 from veilcam.camera.types import SafeFrame
 
 
@@ -24,6 +27,7 @@ def protect(
     mode: str = "face",
     strength: str = DEFAULT,
     bundle: str | Path | None = None,
+    prompt: str | None = None,
 ) -> SafeFrame:
     """The picture with every head replaced by that of a person who does not exist.
 
@@ -36,14 +40,16 @@ def protect(
         mode: `face`: all but heads stays as it is.
         strength: `strict`, `balanced` or `faithful`: how much of a person's own may pass.
         bundle: Folder NAME.veil with weights; by default the one in the package.
+        prompt: Who the stand-ins are, in words, as "a young woman with long black hair"; several
+            people get several draws. Looks and skin come from the words then, not from the picture.
 
     Returns:
         A safe picture of the same size; `.bgr` holds its pixels. Where analysis cannot vouch for
         the picture it is blank, and `.reason` says why; it never holds the input instead.
 
     Raises:
-        InputError: Not such an array.
-        ConfigError: Unknown mode or strength.
+        InputError: Not such an array, or no word of the prompt is known.
+        ConfigError: Unknown mode or strength, an empty prompt, or a bundle without words.
         GraphError: The bundle is missing or was changed.
 
     Guarantees: no output pixel depends on a pixel inside the region of a head that was found.
@@ -60,7 +66,8 @@ def protect(
     veilcam.camera.errors.ConfigError: mode 'frame' does not exist yet; wanted face
     """
     check_mode(mode)
-    return _shared(str(bundle) if bundle is not None else "", to_strength(strength))(image_bgr)
+    path = str(bundle) if bundle is not None else ""
+    return _shared(path, to_strength(strength), cast_of_options(prompt, None))(image_bgr)
 
 
 def check_mode(mode: str) -> None:
@@ -77,8 +84,9 @@ def to_strength(name: str) -> Strength:
 
 
 @lru_cache(maxsize=1)
-def _shared(bundle: str, strength: Strength) -> "StillProtector":
-    return StillProtector(load_bundle(Path(bundle) if bundle else None), strength=strength)
+def _shared(bundle: str, strength: Strength, cast: Cast | None) -> "StillProtector":
+    loaded = load_bundle(Path(bundle) if bundle else None)
+    return StillProtector(loaded, strength=strength, cast=cast)
 
 
 class StillProtector:
@@ -88,10 +96,23 @@ class StillProtector:
         bundle: Verified bundle.
         strength: How much of a person's own may pass.
         threads: Threads of the generator.
+        cast: Prompts of the stand-ins, by the order in which heads are found.
     """
 
-    def __init__(self, bundle: Bundle, *, strength: Strength = DEFAULT, threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        strength: Strength = DEFAULT,
+        threads: int = 1,
+        cast: Cast | None = None,
+    ) -> None:
         self.bundle, self._strength = bundle, strength
+        self._cast = cast if cast is not None else NOBODY
+        self._text = TextPart(bundle) if self._cast.prompts else None
+        self._casting: Casting | None = None
+        if self._text is not None:
+            Caster(self._text, self._cast)  # says now what is wrong with a prompt
         self._finder = StillFinder()
         self._analyser = StillAnalyser()
         self._generator = Generator(bundle, threads=threads)
@@ -102,6 +123,8 @@ class StillProtector:
         _check(bgr)
         size_hw = (bgr.shape[0], bgr.shape[1])
         self.heads_replaced = 0
+        if self._text is not None:  # counts people anew
+            self._casting = Caster(self._text, self._cast)
         try:
             faces = self._finder(bgr)
         except Exception as error:  # a picture that cannot be searched must not pass
@@ -122,7 +145,9 @@ class StillProtector:
     def _run(self, bgr: UInt8[np.ndarray, "h w 3"]) -> SafeFrame:
         bundle, sink = self.bundle, MemorySink()
         # a new one for each picture: it forgets who was in the last one
-        encoder = Encoder(bundle.mean, bundle.chol, bundle.skin, strength=self._strength)
+        encoder = Encoder(
+            bundle.mean, bundle.chol, bundle.skin, strength=self._strength, casting=self._casting
+        )
         loop = Loop(ArraySource([bgr]), self._analyser, encoder, self._generator, sink)
         self.heads_replaced += loop.run().heads_replaced
         return sink.frames[-1]

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from veilcam.camera.barriers import Plan
+from veilcam.camera.cast import TEXT_PART
 from veilcam.camera.landlock import DEVICE, FOLDER, READ, Rule
 from veilcam.camera.seccomp import Policy
 from veilcam.camera.settings import Settings
@@ -36,6 +37,8 @@ def capture_plan(settings: Settings) -> Plan:
     rules = _code_rules()
     if settings.bundle:
         rules.append(Rule(Path(settings.bundle), READ))
+        if settings.cast:
+            rules.append(Rule(Path(settings.bundle).parent / TEXT_PART, READ))
     device = camera_device(settings.source)
     address = urlsplit(settings.source) if "://" in settings.source else None
     families: tuple[int, ...] = ()

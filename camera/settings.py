@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from veilcam.camera.cast import cast_of_values, choose_cast, chosen_cast
 from veilcam.camera.control import ProtocolError
 from veilcam.camera.strength import CHOICES, choose, chosen
 
@@ -24,6 +25,7 @@ class Settings:
             capture is started anew; for a clip the sink may wait longer.
         source_limit_s: Longest time a live source may give nothing before it is opened anew.
         strength: How much of a person's own may pass; by default what this process has chosen.
+        cast: Prompts of stand-ins, see `cast.Cast.to_values`; by default as chosen here.
     """
 
     source: str
@@ -37,6 +39,7 @@ class Settings:
     clip_limit_s: float = 10.0
     source_limit_s: float = 10.0
     strength: str = field(default_factory=lambda: chosen().value)
+    cast: dict[str, str] = field(default_factory=lambda: chosen_cast().to_values())
 
     def to_values(self) -> dict[str, Any]:
         """For a `control.Setup`."""
@@ -44,17 +47,22 @@ class Settings:
 
 
 def from_values(values: dict[str, Any]) -> Settings:
-    """Settings out of a `control.Setup`; their strength becomes this process's.
+    """Settings out of a `control.Setup`; their strength and cast become this process's.
 
     Raises:
         ProtocolError: They are no settings.
     """
     kinds: dict[str, type] = dict.fromkeys(("source", "sink", "mode", "bundle", "strength"), str)
-    kinds |= dict.fromkeys(("delay_frames", "max_frames"), int) | {"profile": dict}
+    kinds |= dict.fromkeys(("delay_frames", "max_frames"), int)
+    kinds |= dict.fromkeys(("profile", "cast"), dict)
     kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s", "source_limit_s"), float)
     if set(values) != set(kinds) or any(type(values[k]) is not kinds[k] for k in kinds):
         raise ProtocolError("wrong settings")
     if values["strength"] not in CHOICES:
         raise ProtocolError("wrong settings")
+    try:
+        choose_cast(cast_of_values(values["cast"]))
+    except ValueError as error:
+        raise ProtocolError("wrong cast") from error
     choose(values["strength"])
     return Settings(**values)

@@ -20,6 +20,7 @@ from veilcam.camera.album_files import MAX_PICTURE_BYTES, check_kind, load_pillo
 from veilcam.camera.album_files import SUFFIXES as _ALL_SUFFIXES
 from veilcam.camera.album_scan import temporary_path
 from veilcam.camera.album_work import write_synced
+from veilcam.camera.cast import NOBODY, Cast
 from veilcam.camera.credentials import SOURCE_TYPE
 from veilcam.camera.errors import ConfigError, InputError, SinkError, SourceError
 from veilcam.camera.manifest import load_bundle
@@ -63,6 +64,7 @@ class SocialOptions:
     Attributes:
         has_credentials: Sign, where the library is installed.
         certificate, key: PEM files to sign with; both or none.
+        cast: Prompts of the stand-ins.
     """
 
     mode: str = "face"
@@ -72,6 +74,7 @@ class SocialOptions:
     has_credentials: bool = True
     certificate: Path | None = None
     key: Path | None = None
+    cast: Cast = NOBODY
 
 
 def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str, Any]:
@@ -88,7 +91,8 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         raise SinkError(f"{out} is the original itself; give another name")
     bundle = load_bundle(options.bundle)
     certificate, missing = _certificate(options)
-    protect = StillProtector(bundle, strength=to_strength(options.strength))
+    strength = to_strength(options.strength)
+    protect = StillProtector(bundle, strength=strength, cast=options.cast)
     safe = protect(_read(image))
     if safe.reason:
         raise SourceError(f"{image} cannot be vouched for: {safe.reason}; nothing was written")

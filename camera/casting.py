@@ -1,0 +1,83 @@
+"""Casts people by prompts: what is warned of before, and who plays each new person."""
+
+import numpy as np
+
+from veilcam.camera.cast import Cast, chosen_cast
+from veilcam.camera.code import Casting
+from veilcam.camera.errors import InputError
+from veilcam.camera.manifest import Bundle
+from veilcam.camera.text import Person, TextPart
+
+_PROBES = 4  # draws of tokens by which it is found out what a prompt speaks of
+
+
+def check_cast(cast: Cast, bundle: Bundle, *, paints_expression: bool) -> tuple[str, ...]:
+    """What a user should know before it starts: one warning a line.
+
+    Args:
+        cast: The prompts.
+        bundle: The generator.
+        paints_expression: False where pose and expression come from a camera.
+
+    Raises:
+        InputError: A prompt has no word that is known.
+        ConfigError: The bundle has no text part.
+    """
+    part, warnings = TextPart(bundle), []
+    random = np.random.default_rng(0)  # nobody is drawn here
+    for prompt in cast.prompts:
+        try:
+            warnings += warnings_of(part, prompt, random, paints_expression=paints_expression)
+        except InputError as error:
+            raise InputError(f"'{prompt}': {error}" if len(cast.prompts) > 1 else str(error)) from (
+                error
+            )
+    return tuple(dict.fromkeys(warnings))
+
+
+def warnings_of(
+    part: TextPart, prompt: str, random: np.random.Generator, *, paints_expression: bool
+) -> list[str]:
+    """Words that are not known, looks that are hardly painted, expressions without effect."""
+    ids, unknown = part.read(prompt)
+    warnings = []
+    if unknown:
+        warnings.append(f"words that are not known and were left out: {', '.join(unknown)[:300]}")
+    drawn = [part.write(ids, random) for _ in range(_PROBES)]
+    weak = dict.fromkeys(look for tokens in drawn for look in part.weak_looks(tokens.asked_looks))
+    if weak:
+        warnings.append(f"this generator hardly paints: {', '.join(weak)}")
+    if not paints_expression and any(tokens.has_expression for tokens in drawn):
+        warnings.append("pose and expression come from the camera: words for them have no effect")
+    return warnings
+
+
+class Caster:
+    """Casts one person after the other.
+
+    Args:
+        part: Words for the bundle.
+        cast: The prompts.
+    """
+
+    def __init__(self, part: TextPart, cast: Cast) -> None:
+        self._part, self._cast, self._num_cast = part, cast, 0
+        self._ids = {prompt: part.read(prompt)[0] for prompt in cast.prompts}
+
+    def __call__(self, random: np.random.Generator) -> Person | None:
+        """Who plays the next person."""
+        prompt = self._cast.prompt_of(self._num_cast)
+        self._num_cast += 1
+        return self._part.draw(self._ids[prompt], random) if prompt else None
+
+
+def casting_for(bundle: Bundle, cast: Cast | None = None) -> Casting | None:
+    """Casts people of a bundle by a cast, or by the process's own; None where nothing was said.
+
+    Raises:
+        ConfigError: The bundle has no text part.
+    """
+    cast = chosen_cast() if cast is None else cast
+    if not cast.prompts:
+        return None
+    return Caster(TextPart(bundle), cast)

@@ -1,0 +1,82 @@
+"""Trains the text net: captions of public pictures in, their code tokens out."""
+
+import logging
+import random
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax  # type: ignore[import-untyped]
+from flax import nnx
+from jaxtyping import Int64
+
+from veilcam.camera.text_tokens import (
+    MAX_SIZE,
+    NUM_TOKENS,
+    Vocabulary,
+)
+from veilcam.model.captions import caption, every_word
+from veilcam.model.text_net import TextNet
+
+_log = logging.getLogger(__name__)
+_BATCH = 128
+_CAPTIONS = 12  # of each head
+_DROPPED = 0.1  # of known tokens in training, so that one that is not known does no harm
+_UNCONDITIONAL = 0.05
+
+
+def train_text(
+    tokens: Int64[np.ndarray, "n t"],
+    weight: np.ndarray,
+    *,
+    num_steps: int = 4000,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+) -> tuple[TextNet, Vocabulary, list[float]]:
+    """A text net that writes these heads' tokens from captions of them.
+
+    Args:
+        tokens: One row a head, -1 where a token is not known.
+        weight: How often each head is drawn.
+        num_steps: Steps of a batch.
+        learning_rate: Of Adam, falling to a twentieth.
+        seed: Of weights and captions.
+    """
+    vocabulary = Vocabulary(every_word())
+    dice = random.Random(seed)
+    chance = np.random.default_rng(seed)
+    texts = np.stack(
+        [vocabulary.encode(caption(row, dice))[0] for row in tokens for _ in range(_CAPTIONS)]
+    )
+    net = TextNet(vocabulary.size, rngs=nnx.Rngs(seed))
+    graph, params = nnx.split(net, nnx.Param)
+    schedule = optax.cosine_decay_schedule(learning_rate, num_steps, 0.05)
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.02))
+
+    def loss(params: Any, words: jax.Array, known: jax.Array, wanted: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, params)
+        hot_words = jax.nn.one_hot(words, vocabulary.size) * (words > 0)[..., None]
+        odds = jax.vmap(model)(hot_words, jax.nn.one_hot(known, MAX_SIZE))
+        right = jax.nn.one_hot(wanted, MAX_SIZE)  # a row of zeros where it is not known
+        return -(jax.nn.log_softmax(odds) * right).sum((1, 2)).mean()
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, *batch: jax.Array) -> tuple[Any, Any, jax.Array]:
+        value, gradient = jax.value_and_grad(loss)(params, *batch)
+        update, state = adam.update(gradient, state, params)
+        return optax.apply_updates(params, update), state, value
+
+    state = adam.init(params)
+    share = weight / weight.sum()
+    seen: list[float] = []
+    for index in range(num_steps):
+        rows = chance.choice(len(tokens), _BATCH, p=share)
+        words = texts[rows * _CAPTIONS + chance.integers(_CAPTIONS, size=_BATCH)]
+        words = np.where(chance.random((_BATCH, 1)) < _UNCONDITIONAL, 0, words)
+        known = np.where(chance.random((_BATCH, NUM_TOKENS)) < _DROPPED, -1, tokens[rows])
+        params, state, value = step(params, state, words, known, tokens[rows])
+        seen.append(float(value))
+        if (index + 1) % 500 == 0:
+            _log.info("step %d of %d: %.3f nat", index + 1, num_steps, np.mean(seen[-500:]))
+    return nnx.merge(graph, params), vocabulary, seen
