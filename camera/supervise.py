@@ -16,6 +16,7 @@ from veilcam.camera.errors import ConfigError, InputError
 from veilcam.camera.notes import Limits, Notes, WorkerError
 from veilcam.camera.process import Process, python_command
 from veilcam.camera.sandbox import LIVE_SINKS
+from veilcam.camera.service import service_manager
 from veilcam.camera.settings import Settings
 from veilcam.camera.totals import merge
 from veilcam.camera.unfinished import remove_unfinished
@@ -83,9 +84,11 @@ class Supervisor:
             self._heard_publish_s = time.monotonic()
             self._crew.put("publish")
             self._crew.put("capture")
+            service = service_manager()
             while not self.notes.is_done and self.notes.error is None:
                 self._crew.wait(_TICK_S)
                 self._tick(is_stopped())
+                service.tell(self.notes.publish_values)
                 if self.on_tick is not None:
                     self.on_tick(self)
             self._last_words()
