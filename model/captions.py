@@ -161,6 +161,8 @@ def looks_of(tokens: Int64[np.ndarray, " t"]) -> dict[str, str]:
 def caption(tokens: Int64[np.ndarray, " t"], dice: random.Random) -> str:
     """One way to describe a head."""
     looks = looks_of(tokens)
+    if looks.get("hair_length") == "bald":
+        looks.pop("hair_tone", None)
     said = {
         name: look
         for name, look in looks.items()

@@ -89,7 +89,9 @@ def learn_looks(
         centers=centers,
         spreads=spreads,
     )
-    return looks, find_reach(looks), told
+    reach = find_reach(looks)
+    reach["skin"] = dict.fromkeys(reach["skin"], True)  # compose brings skin to its class
+    return looks, reach, told
 
 
 def fit_guesses(

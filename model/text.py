@@ -20,7 +20,6 @@ from veilcam.model.captions import caption, every_word
 from veilcam.model.text_net import TextNet
 
 _log = logging.getLogger(__name__)
-_BATCH = 128
 _CAPTIONS = 12  # of each head
 _DROPPED = 0.1  # of known tokens in training, so that one that is not known does no harm
 _UNCONDITIONAL = 0.05
@@ -30,7 +29,8 @@ def train_text(
     tokens: Int64[np.ndarray, "n t"],
     weight: np.ndarray,
     *,
-    num_steps: int = 4000,
+    num_steps: int = 3000,
+    batch_size: int = 128,
     learning_rate: float = 2e-3,
     seed: int = 0,
 ) -> tuple[TextNet, Vocabulary, list[float]]:
@@ -39,7 +39,8 @@ def train_text(
     Args:
         tokens: One row a head, -1 where a token is not known.
         weight: How often each head is drawn.
-        num_steps: Steps of a batch.
+        num_steps: Steps.
+        batch_size: Captions in each.
         learning_rate: Of Adam, falling to a twentieth.
         seed: Of weights and captions.
     """
@@ -71,10 +72,10 @@ def train_text(
     share = weight / weight.sum()
     seen: list[float] = []
     for index in range(num_steps):
-        rows = chance.choice(len(tokens), _BATCH, p=share)
-        words = texts[rows * _CAPTIONS + chance.integers(_CAPTIONS, size=_BATCH)]
-        words = np.where(chance.random((_BATCH, 1)) < _UNCONDITIONAL, 0, words)
-        known = np.where(chance.random((_BATCH, NUM_TOKENS)) < _DROPPED, -1, tokens[rows])
+        rows = chance.choice(len(tokens), batch_size, p=share)
+        words = texts[rows * _CAPTIONS + chance.integers(_CAPTIONS, size=batch_size)]
+        words = np.where(chance.random((batch_size, 1)) < _UNCONDITIONAL, 0, words)
+        known = np.where(chance.random((batch_size, NUM_TOKENS)) < _DROPPED, -1, tokens[rows])
         params, state, value = step(params, state, words, known, tokens[rows])
         seen.append(float(value))
         if (index + 1) % 500 == 0:

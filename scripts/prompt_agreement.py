@@ -25,8 +25,10 @@ import click
 import cv2
 import numpy as np
 
+from veilcam.camera.compose import patch_skin
 from veilcam.camera.generator import Generator
 from veilcam.camera.head_model import fit_pose, measure_expression
+from veilcam.camera.light import SKIN_CLASSES
 from veilcam.camera.manifest import load_bundle
 from veilcam.camera.text import TextPart
 from veilcam.model.attributes import (
@@ -113,6 +115,17 @@ class Views:
             "lids": min(values["eyelid_left"], values["eyelid_right"]),
             "yaw": yaw,
         }
+
+
+def with_skin(bgra: np.ndarray, skin_class: int) -> np.ndarray:
+    """The head in the skin colour that compose gives it."""
+    skin = patch_skin(bgra)
+    if skin is None:
+        return bgra
+    gains = np.clip(np.array(SKIN_CLASSES[skin_class]) / np.maximum(skin, 1), 0.5, 2.0)
+    out = bgra.copy()
+    out[..., :3] = np.minimum(bgra[..., :3] * gains + 0.5, 255)
+    return out
 
 
 def detail(bgr: np.ndarray) -> np.ndarray:
@@ -208,7 +221,10 @@ def main(bundle: Path, pack_path: Path, data: Path, people: int, out: Path | Non
     def judged(prompt: str, name: str) -> np.ndarray:
         ids, _ = part.read(prompt)
         drawn = [part.draw(ids, random) for _ in range(people)]
-        heads = [generator.paint(person.tokens.values, person.latent) for person in drawn]
+        heads = [
+            with_skin(generator.paint(person.tokens.values, person.latent), person.skin_class)
+            for person in drawn
+        ]
         if name not in judges:
             return np.array([views.landmarks(head)[name] for head in heads])
         view, score, _ = judges[name]
