@@ -26,6 +26,7 @@ _LATER = {
     "flash": "veilcam.hardware.cli:flash",
     "image": "veilcam.hardware.cli:image",
     "imagine": "veilcam.camera.cli_imagine:imagine",
+    "serve": "veilcam.camera.cli_serve:serve",
     "social": "veilcam.camera.cli_pictures:social",
     "train": "veilcam.camera.cli_training:train",
     "verify": "veilcam.camera.cli_pictures:verify_picture",

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "veilcam-stamp.json"
-EXTRAS = ("virtual", "album", "social", "train", "export", "bench", "dev")
+EXTRAS = ("virtual", "album", "social", "serve", "train", "export", "bench", "dev")
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,212 @@
+"""`veilcam serve`: the local page. Opens port and password; all work is done by the processes."""
+
+import importlib
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from veilcam.camera import serve_password
+from veilcam.camera.errors import ConfigError
+from veilcam.camera.strength import DEFAULT
+
+_log = logging.getLogger(__name__)
+_MAX_REPORT_BYTES = 32 * 2**20
+_LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """What the command line asks for.
+
+    Attributes:
+        host, port: Where the page is; port 0 takes a free one.
+        allow_hosts: Further names by which it may be called.
+        report: An audit's HTML to show.
+        bundle, mode, strength, prompt, delay_frames: As `veilcam run`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    allow_hosts: tuple[str, ...] = ()
+    report: Path | None = None
+    bundle: Path | None = None
+    mode: str = "face"
+    strength: str = DEFAULT.value
+    prompt: str = ""
+    delay_frames: int = 0
+    require_barriers: bool = False
+
+
+def serve(
+    source: str, options: ServeOptions, say: Callable[[str], None], stop: Event
+) -> dict[str, Any]:
+    """Runs the page until `stop`; the run's report comes back.
+
+    Args:
+        source: As `veilcam run`; a clip plays again and again.
+        options: How.
+        say: Gets what the user must read once: address and, at the first start, the password.
+        stop: Ends it.
+
+    Raises:
+        VeilcamError: Bad input, or what the page needs is not there.
+    """
+    from veilcam.camera.process import python_command
+    from veilcam.camera.serve_supervise import ServeSupervisor, StillKeeper
+    from veilcam.camera.serve_words import with_prompt
+    from veilcam.camera.session import has_two_processes, load_profile
+    from veilcam.camera.settings import PROFILE_KEYS, Settings
+    from veilcam.camera.sink_web import listen
+    from veilcam.camera.strength import choose
+
+    if not has_two_processes():
+        raise ConfigError(f"the page needs two processes, which {sys.platform} cannot have here")
+    check_installed()
+    value = _page_value(options)
+    choose(options.strength)
+    with listen(options.host, options.port) as listener, _pair() as (ours, theirs):
+        port = listener.getsockname()[1]
+        password_hash = _password(say)
+        value |= {"port": port, "password_hash": password_hash}
+        profile = load_profile() or {}
+        settings = Settings(
+            source=source,
+            sink="web",
+            mode=options.mode,
+            bundle=str(options.bundle.absolute()) if options.bundle is not None else "",
+            delay_frames=options.delay_frames,
+            profile={key: entry for key, entry in profile.items() if key in PROFILE_KEYS},
+            source_limit_s=0.9 if source.isdecimal() else 10.0,
+        )
+        if options.prompt:
+            settings = with_prompt(settings, options.prompt)
+        with _handed(value) as handed:
+            supervisor = ServeSupervisor(
+                settings,
+                StillKeeper(settings, theirs),
+                require_barriers=options.require_barriers,
+                capture_command=python_command("veilcam.camera.serve_capture"),
+                publish_command=python_command("veilcam.camera.serve_publish"),
+                handed={"publish": (listener.fileno(), handed, ours)},
+            )
+            say(f"Veilcam is at {_address(options.host, port)}  (Ctrl-C ends it)")
+            if options.host not in _LOOPBACKS:
+                say(
+                    "This address is open to the network, without encryption: whoever listens there"
+                    " can read password and pictures. Put a TLS proxy before it, see docs/page.md."
+                )
+            return supervisor.run(stop.is_set)
+
+
+def check_installed() -> None:
+    """Raises ConfigError where the server's libraries are missing."""
+    for name in ("starlette", "uvicorn", "argon2", "PIL"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(f"the page needs {error.name}: run ./scripts/setup serve") from error
+
+
+def _password(say: Callable[[str], None]) -> str:
+    """The stored hash; at the first start one for a password that is told here and never again."""
+    stored = serve_password.load()
+    if stored is not None:
+        return stored
+    password = serve_password.generate()
+    path = serve_password.save(password)
+    say(
+        f"Password: {password}\n  It is shown this once; only its hash is kept, in {path}.\n"
+        "  `veilcam serve --set-password` sets another."
+    )
+    stored = serve_password.load()
+    assert stored is not None
+    return stored
+
+
+def _page_value(options: ServeOptions) -> dict[str, Any]:
+    """What the page is told once; reading it here also checks bundle, mode and report."""
+    from veilcam.camera.capture import BUILDERS
+    from veilcam.camera.explain import explain
+    from veilcam.camera.manifest import load_bundle
+    from veilcam.camera.serve_guard import own_names
+    from veilcam.camera.serve_words import known_words, unknown_words
+
+    if options.mode not in BUILDERS:
+        raise ConfigError(f"mode {options.mode!r} does not exist yet; wanted {', '.join(BUILDERS)}")
+    bundle = load_bundle(options.bundle)
+    words = known_words(bundle.path)
+    if unknown := unknown_words(options.prompt, tuple(words)):
+        _log.warning("words that are not known and were left out: %s", ", ".join(unknown))
+    strengths = explain()["strengths"]
+    sums = ("bits_per_frame", "bits_per_second", "bits_per_track", "epsilon_per_track")
+    claims = {
+        "bundle": {
+            "name": bundle.manifest["name"],
+            "mode": bundle.manifest["mode"],
+            "sha256": bundle.sha256,
+            "is_pinned": bundle.is_pinned,
+            "training": bundle.manifest["training"],
+            "data": bundle.manifest["data"],
+        },
+        "strengths": {name: {key: v[key] for key in sums} for name, v in strengths.items()},
+    }
+    return {
+        "claims": claims,
+        "names": sorted(own_names(options.host, options.allow_hosts)),
+        "modes": list(BUILDERS),
+        "words": words,
+        "purposes": ["album", "social"],
+        "report": _report(options.report),
+    }
+
+
+def _report(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        if path.stat().st_size > _MAX_REPORT_BYTES:
+            raise ConfigError(f"{path} has more than {_MAX_REPORT_BYTES >> 20} MiB")
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({type(error).__name__}); wanted the report.html of `audit`"
+        ) from error
+    if "<html" not in text[:2000].lower():
+        raise ConfigError(f"{path} is no HTML; wanted the report.html of `veilcam audit`")
+    return text
+
+
+@contextmanager
+def _pair() -> Iterator[tuple[int, int]]:
+    """Both ends of the pictures' channel; they live as long as the run."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        yield ends[0].fileno(), ends[1].fileno()
+    finally:
+        for end in ends:
+            end.close()
+
+
+@contextmanager
+def _handed(value: dict[str, Any]) -> Iterator[int]:
+    """The page's value in a memory without a name: no argument and no variable shows the hash."""
+    descriptor = os.memfd_create("veilcam-page", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(json.dumps(value).encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _address(host: str, port: int) -> str:
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"

@@ -1,0 +1,169 @@
+"""The publish process of `veilcam serve`: the page's server beside the loop that takes frames.
+
+Started by `serve_supervise`, never by a user. It answers on a socket that was bound for it and can
+make none of its own; it sees safe frames, and the bytes of pictures that the user's own browser
+sends, which it hands on unread.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from veilcam.camera import control
+from veilcam.camera.publish import Publisher
+from veilcam.camera.sandbox import publish_plan
+from veilcam.camera.worker import Worker, failure, start_worker, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from uvicorn import Server
+
+    from veilcam.camera.serve_guard import App
+    from veilcam.camera.sink import Sink
+    from veilcam.camera.sink_web import Stream
+
+_CHANGE_S = 8.0  # a blank within that time after a wish is no outage
+_ENDING_S = 3.0
+_MAX_CONNECTIONS = 64
+_MAX_PAGE_BYTES = 64 * 2**20
+
+
+class PagePublisher(Publisher):
+    """Tells the page what the supervisor tells, and says why a wished-for change shows blanks."""
+
+    def __init__(self, worker: Worker, open_sink: "Callable[..., Sink]") -> None:
+        super().__init__(worker, open_sink)
+        self.status: dict[str, Any] = {}
+        self.wished_s = -_CHANGE_S
+
+    def wish(self, mode: str, strength: str, prompt: str) -> None:
+        """Passes a wish on; from the server's thread."""
+        self.wished_s = time.monotonic()
+        self._worker.supervisor.send(control.Wish(mode, strength, prompt))
+
+    def _obey(self, message: control.Message | None) -> None:
+        if isinstance(message, control.Report):
+            self.status = message.values  # replaced whole: another thread reads it
+        super()._obey(message)
+
+    def _outage(self, reason: str) -> None:
+        if time.monotonic() - self.wished_s < _CHANGE_S:
+            self._blank("settings are being changed")
+        else:
+            super()._outage(reason)
+
+
+class ServerThread:
+    """A web server in a thread of its own.
+
+    Args:
+        app: What it serves.
+        listener: Descriptor of the bound socket.
+    """
+
+    def __init__(self, app: "App", listener: int) -> None:
+        import uvicorn
+
+        config = uvicorn.Config(
+            app, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None,
+            access_log=False, server_header=False, date_header=False, proxy_headers=False,
+            limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=10,
+            timeout_graceful_shutdown=1, h11_max_incomplete_event_size=16 * 1024,
+        )  # fmt: skip
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # not a line for each bad request
+        self._server: Server = uvicorn.Server(config)
+        self._socket = socket.socket(fileno=os.dup(listener))
+        self._thread = threading.Thread(target=self._work, name="veilcam-http", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+    @property
+    def is_alive(self) -> bool:
+        """False once it has ended, whyever."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._server.should_exit = True
+        self._thread.join(_ENDING_S)
+
+
+def read_handed(descriptor: int) -> dict[str, Any]:
+    """The JSON that the supervisor left in a memory without a name."""
+    size = min(os.fstat(descriptor).st_size, _MAX_PAGE_BYTES)
+    value: dict[str, Any] = json.loads(os.pread(descriptor, size, 0))
+    return value
+
+
+def open_page(worker: Worker) -> "tuple[PagePublisher, ServerThread, Stream]":
+    """Page, server and loop of this process, connected."""
+    from veilcam.camera.errors import SinkError
+    from veilcam.camera.serve_app import Page, make_app
+    from veilcam.camera.serve_pictures import PictureDesk
+    from veilcam.camera.serve_wire import MAX_RESULT_BYTES, Wire
+    from veilcam.camera.sink_web import Stream, WebSink
+
+    listener, handed, pictures = worker.handed
+    value = read_handed(handed)
+    stream = Stream()
+    server: list[ServerThread] = []
+
+    class PageSink(WebSink):
+        def write(self, frame: Any) -> None:
+            if not server[0].is_alive:
+                raise SinkError("the web server ended; start again")
+            super().write(frame)
+
+    publisher = PagePublisher(worker, lambda _spec, **_sizes: PageSink(stream))
+    wire = Wire(pictures, is_asking=True, max_bytes=MAX_RESULT_BYTES)
+    desk = PictureDesk(wire, tuple(value["purposes"]), tuple(value["words"]))
+    page = Page(
+        password_hash=value["password_hash"], names=frozenset(value["names"]), port=value["port"],
+        claims=value["claims"], modes=tuple(value["modes"]), words=tuple(value["words"]),
+        report=value["report"].encode(), stream=stream,
+        desk=desk, wish=publisher.wish, status=lambda: publisher.status,
+    )  # fmt: skip
+    server.append(ServerThread(make_app(page), listener))
+    return publisher, server[0], stream
+
+
+def _leave(_number: int, _frame: "FrameType | None") -> None:
+    raise SystemExit(1)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the process; exit code 0 where it ended as planned."""
+    worker = start_worker(argv, publish_plan, 0)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        from veilcam.camera import ring, serve_app, sink_web  # noqa: F401  before the first frame
+
+        if wait_for(worker.supervisor, control.Begin) is None:  # until then this is a spare
+            return 0
+        publisher, server, stream = open_page(worker)
+        try:
+            publisher.run()
+        finally:
+            stream.close()
+            server.close()
+    except EOFError:
+        return 1
+    except BaseException as error:  # told by type and place: a message could hold anything
+        worker.supervisor.send(failure(error, 0))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

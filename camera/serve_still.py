@@ -1,0 +1,189 @@
+"""The process that gets the page's pictures: no network, no writable path, nothing kept.
+
+Started by `serve_supervise` when a picture waits. It has the barriers of capture, reads raw
+pictures from a socket pair, answers with safe ones, and ends after some quiet time: then even its
+memory is gone.
+"""
+
+import importlib
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from veilcam.camera.barriers import raise_barriers
+from veilcam.camera.control import Barriers, Setup
+from veilcam.camera.errors import ConfigError, InputError, SourceError, VeilcamError
+from veilcam.camera.link import Link
+from veilcam.camera.sandbox import capture_plan
+from veilcam.camera.serve_wire import MAX_UPLOAD_BYTES, Parcel, Wire, WireError
+from veilcam.camera.settings import Settings, from_values
+from veilcam.camera.worker import wait_for
+
+if TYPE_CHECKING:
+    from veilcam.camera.pictures import StillProtector
+
+MAX_PIXELS = 50_000_000  # what a page may unpack here; `veilcam album` takes more
+_JOB_S = 60  # a picture that needs longer ends the process
+_QUIET_S = 60.0
+_MAX_DATA_BYTES = 6 * 2**30
+_ANSWER_S = 30.0
+_KINDS = ("JPEG", "PNG", "WebP", "HEIC")
+
+
+class Desk:
+    """Makes safe pictures of raw ones.
+
+    Args:
+        settings: Of the run; the bundle counts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from veilcam.camera.manifest import load_bundle
+
+        self._bundle = load_bundle(settings.bundle or None)
+        self._protect: tuple[tuple[str, str], StillProtector] | None = None
+
+    def __call__(self, parcel: Parcel) -> Parcel:
+        """The answer; whatever goes wrong is told without anything of the picture."""
+        try:
+            data, note = self._make(parcel)
+        except (InputError, ConfigError) as error:
+            return _refusal(parcel.job, str(error))
+        except MemoryError:
+            return _refusal(parcel.job, "needs more memory than there is")
+        except Exception as error:  # its text could hold anything
+            return _refusal(parcel.job, f"failed: {type(error).__name__}")
+        return Parcel(parcel.job, note | {"problem": ""}, data)
+
+    def _make(self, parcel: Parcel) -> tuple[bytes, dict[str, Any]]:
+        from veilcam.camera.album_files import read_picture, write_picture
+
+        purpose, kind, strength, size = (
+            str(parcel.note.get(name, "")) for name in ("purpose", "kind", "strength", "size")
+        )
+        if kind not in _KINDS:
+            raise SourceError("is no JPEG, PNG, WebP or HEIC picture")
+        protect = self._protector(strength, str(parcel.note.get("prompt", "")))
+        safe = protect(read_picture(parcel.data, kind))
+        if safe.reason:
+            raise SourceError(f"cannot be vouched for ({safe.reason}); nothing comes back")
+        kind = "JPEG" if kind == "HEIC" else kind  # browsers show no HEIC
+        if purpose == "social":
+            data, is_signed = _marked(safe, kind, size, self._bundle.sha256)
+        else:
+            data, is_signed = write_picture(safe, kind), False
+        height, width = safe.bgr.shape[:2]
+        return data, {
+            "kind": kind,
+            "width": width,
+            "height": height,
+            "heads": protect.heads_replaced,
+            "signed": int(is_signed),
+        }
+
+    def _protector(self, strength: str, prompt: str) -> "StillProtector":
+        from veilcam.camera.pictures import StillProtector, to_strength
+
+        if self._protect is None or self._protect[0] != (strength, prompt):
+            cast = {}
+            if prompt:
+                cast["cast"] = importlib.import_module("veilcam.camera.cast").Cast(others=prompt)
+            protector = StillProtector(self._bundle, strength=to_strength(strength), **cast)
+            self._protect = ((strength, prompt), protector)
+        return self._protect[1]
+
+
+def _marked(safe: Any, kind: str, size: str, sha256: str) -> tuple[bytes, bool]:
+    """As `veilcam social`: sized, with its IPTC source type, signed where the library is there."""
+    from veilcam.camera import credentials
+    from veilcam.camera.social import Size, encode
+
+    if size not in set(Size):
+        raise ConfigError(f"size {size!r}: wanted {', '.join(Size)}")
+    data, _ = encode(safe, kind, Size(size))
+    try:
+        credentials.load_c2pa()
+    except ConfigError:
+        return data, False
+    made_by = {"mode": "face", "bundle_sha256": sha256}
+    return credentials.sign(data, kind, credentials.make_certificate(), made_by), True
+
+
+def _refusal(job: int, problem: str) -> Parcel:
+    return Parcel(job, {"problem": " ".join(problem.split())[:300]}, b"")
+
+
+def serve(wire: Wire, desk: Desk, is_over: Any) -> None:
+    """Answers until it is quiet for long, or the other side is gone."""
+    heard_s = time.monotonic()
+
+    def idle() -> bool:
+        return bool(is_over()) or time.monotonic() - heard_s > _QUIET_S
+
+    while True:
+        try:
+            parcel = wire.receive(_ANSWER_S, idle=idle)
+        except WireError:
+            continue  # pieces of a job that an earlier life of this process began
+        if parcel is None:
+            return
+        signal.alarm(_JOB_S)  # even inside a decoder: the default action ends the process
+        answer = desk(parcel)
+        del parcel
+        signal.alarm(0)
+        wire.send(answer, _ANSWER_S)
+        heard_s = time.monotonic()
+
+
+def _prepare() -> None:
+    """Imports all a picture needs, so that nothing is looked for while there is one."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    onnxruntime = importlib.import_module("onnxruntime")
+    onnxruntime.set_default_logger_severity(3)
+    onnxruntime.disable_telemetry_events()
+    from veilcam.camera.album_files import load_pillow
+
+    load_pillow().MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice of it
+
+
+def main(argv: list[str]) -> int:
+    """Runs the process.
+
+    Args:
+        argv: Process id of the supervisor, then the descriptors of its channel and of the pictures.
+    """
+    parent, channel, pictures = (int(text) for text in argv)
+    for name in ("SIGINT", "SIGHUP", "SIGPIPE"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    supervisor = Link(channel)
+    setup = wait_for(supervisor, Setup, 30.0)
+    if setup is None:
+        return 1
+    settings = from_values(setup.values)
+    supervisor.send(Barriers(raise_barriers(capture_plan(replace(settings, source="demo")))))
+    if os.getppid() != parent:
+        return 1
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))
+
+    def is_over() -> bool:
+        try:
+            supervisor.receive()
+        except EOFError:
+            return True
+        return False
+
+    try:
+        _prepare()
+        wire = Wire(pictures, is_asking=False, max_bytes=MAX_UPLOAD_BYTES)
+        serve(wire, Desk(settings), is_over)
+    except (VeilcamError, WireError):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
