@@ -35,6 +35,10 @@ NOT_COUNTED = {
     "rest of the picture": "in face mode all pixels outside of hidden regions leave as they are",
     "number and times": "how many heads there are, and when each appears and goes",
 }
+WITH_PROMPT = (
+    "skin class and looks come from the words and from noise: 0 bits and epsilon 0 of the person;"
+    " who appeared first, second, ... decides who gets which words of a cast"
+)
 
 
 def explain() -> dict[str, Any]:
@@ -48,6 +52,7 @@ def explain() -> dict[str, Any]:
         "width": SIZE_HW[1],
         "height": SIZE_HW[0],
         "strengths": {strength.value: explain_at(strength) for strength in CHOICES},
+        "with_prompt": WITH_PROMPT,
         "not_counted": NOT_COUNTED,
     }
 
@@ -156,6 +161,7 @@ def format_text(value: dict[str, Any]) -> str:
         lines.append(f"  {name}: " + "; ".join(
             f"{f['name']} {f['rest']}" for f in fields if f["rest"] and f["rest"] != "sent"
         ))  # fmt: skip
+    lines.append(f"With --prompt or --cast: {value['with_prompt']}.")
     lines.append("Not counted:")
     lines += [f"  {name}: {what}" for name, what in value["not_counted"].items()]
     return "\n".join(lines)

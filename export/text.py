@@ -198,7 +198,7 @@ def trained_net(
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: beside the bundle.")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("packs/text"))
 @click.option("--steps", default=3000, show_default=True, help="Of the text net.")
-@click.option("--heads", default=3000, show_default=True, help="Painted to learn looks from.")
+@click.option("--heads", default=2000, show_default=True, help="Painted to learn looks from.")
 def main(
     bundle: Path, pack: Path, data: Path, out: Path | None, cache: Path, steps: int, heads: int
 ) -> None:

@@ -24,7 +24,7 @@ from veilcam.camera.text_tokens import COLUMNS, LOOKS
 from veilcam.model.text_data import Measured, Teacher
 
 _log = logging.getLogger(__name__)
-NUM_HEADS = 3000
+NUM_HEADS = 2000
 _SCALES = (0.6, 1.3)  # of the Gaussian's draws: conditioning goes further out than plain draws
 _RIDGE = 0.02
 _HIDDEN = 48

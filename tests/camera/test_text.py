@@ -352,7 +352,7 @@ def test_imagine_draws_other_people_each_time(
 ) -> None:
     sheets = []
     for name in ("a.png", "b.png"):
-        imagine("old", tmp_path / name, num_people=1, bundle=bundle.path)
+        imagine("old", tmp_path / name, num_people=20, bundle=bundle.path)
         sheets.append((tmp_path / name).read_bytes())
     assert sheets[0] != sheets[1]
 
