@@ -1,1 +1,0 @@
-"""Files of the device beyond packages, each where it lies there."""
