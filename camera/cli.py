@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _LATER = {
     "album": "veilcam.camera.cli_pictures:album",
     "export": "veilcam.camera.cli_training:export",
+    "federate": "veilcam.model.cli_federate:federate",
     "flash": "veilcam.hardware.cli:flash",
     "image": "veilcam.hardware.cli:image",
     "imagine": "veilcam.camera.cli_imagine:imagine",

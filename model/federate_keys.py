@@ -42,7 +42,7 @@ def make_identity(path: Path) -> str:
             forms.Encoding.PEM, forms.PrivateFormat.OpenSSH, forms.NoEncryption()
         )
         _write_secret(path, encoded)
-    line = _public_line(read_key(path))
+    line = public_line(read_key(path))
     public_path.write_text(line + "\n")
     return line
 
@@ -65,7 +65,8 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _public_line(key: ec.EllipticCurvePrivateKey) -> str:
+def public_line(key: ec.EllipticCurvePrivateKey) -> str:
+    """The public key as OpenSSH writes it."""
     public = key.public_key()
     return public.public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH).decode()
 

@@ -15,10 +15,10 @@ import numpy as np
 from veilcam.camera.errors import VeilcamError
 from veilcam.model.federate import PROTOCOL, Federation
 from veilcam.model.federate_keys import Identity, Roster
-from veilcam.model.federate_secagg import AggregationError, Keys, Member
+from veilcam.model.federate_secagg import STAGES, AggregationError, Keys, Member
 from veilcam.model.federate_share import Share
 from veilcam.model.federate_task import Task
-from veilcam.model.federate_wire import STAGES, Payload
+from veilcam.model.federate_wire import Payload
 from veilcam.model.ledger import NAME, Ledger
 from veilcam.model.private_data import PrivacyError, PrivateSet
 
@@ -79,12 +79,21 @@ class Node:
             return {"status": "refused", "reason": reason, "name": self.identity.name}
         return {"status": "ok", "name": self.identity.name, **reply}
 
+    @property
+    def rounds_left(self) -> int:
+        """Rounds that the owner's cap still allows."""
+        return self._stage.iterations - self.ledger.spent(self._stage)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to spend and the last round is unmasked."""
+        return self.rounds_left < 1 and (self._member is None or self._member.is_done)
+
     def _announce(self, message: Mapping[str, Any]) -> Payload:
         check_version(message, self.federation)
         if reason := self._duty():
             raise AggregationError(f"off duty: {reason}")
-        left = self._stage.iterations - self.ledger.spent(self._stage)
-        if left < 1:
+        if self.rounds_left < 1:
             raise PrivacyError(
                 f"the owner's cap of epsilon {self.ledger.plan.epsilon:.4g} is spent "
                 f"({self._stage.iterations} rounds); raise --max-epsilon to go on"
@@ -93,7 +102,7 @@ class Node:
         self._member = Member(self.identity.name, self._context)
         keys = self._member.announce()
         signature = self.identity.sign(self.federation.fingerprint, self._context, keys)
-        return {"mask": keys.mask, "seal": keys.seal, "signature": signature, "rounds_left": left}
+        return {"mask": keys.mask, "seal": keys.seal, "signature": signature}
 
     def _share(self, message: Mapping[str, Any]) -> Payload:
         member = self._current(message)

@@ -34,6 +34,7 @@ from jaxtyping import UInt32
 from veilcam.model.private_data import PrivacyError
 
 _SEED, _SHARE = 16, 16 + 4  # bytes; a share has its index in front
+STAGES = ("announce", "share", "mask", "unmask")
 _ZERO_NONCE = bytes(12)  # every key seals one message
 
 
@@ -143,6 +144,11 @@ class Member:
             raise AggregationError("too few partners are alive; their masks stay on")
         shares = {name: self._kept[name][0] for name in alive}
         return shares | {name: self._kept[name][1] for name in dead}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all four stages are behind it."""
+        return self._stage == len(STAGES)
 
     def _sealing_key(self, sender: str, receiver: str) -> bytes:
         other = receiver if sender == self.name else sender

@@ -7,10 +7,8 @@ what the fleet sees. `moments`: mean and covariance of the people's features (`s
 Everything here sees one camera; what leaves it is clipped and noised in `federate_share`.
 """
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,7 @@ Rows = Float[Array, "n d"]
 _MEAN_SHARE = 0.8
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is learned.
 
@@ -100,6 +99,12 @@ class Head:
             return rows @ parts[0] + parts[1]
         return jnp.tanh(rows @ parts[0] + parts[1]) @ parts[2] + parts[3]
 
+    def scores(
+        self, params: Float[np.ndarray, " p"], rows: Float[np.ndarray, "n d"]
+    ) -> Float[np.ndarray, " n"]:
+        """`score` outside of JAX."""
+        return np.asarray(self.score(jnp.asarray(params, jnp.float32), jnp.asarray(rows)))
+
     def contribution(
         self, params: Float[Array, " p"], rows: Rows, weights: Float[Array, " n"]
     ) -> Float[Array, " p"]:
@@ -112,9 +117,10 @@ class Head:
             public = jax.nn.softplus(self.score(w, self._public)).mean()
             return private + public + self._f.weight_decay / 2 * (w @ w)
 
-        moved = params
-        for _ in range(self._f.local_steps):
-            moved = moved - self._f.learning_rate * jax.grad(loss)(moved)
+        def step(_: Any, w: Float[Array, " p"]) -> Float[Array, " p"]:
+            return w - self._f.learning_rate * jax.grad(loss)(w)
+
+        moved = jax.lax.fori_loop(0, self._f.local_steps, step, params)
         return jnp.where(total > 0, moved - params, 0.0)
 
     def step(
@@ -159,8 +165,3 @@ class MomentsTask:
         mean = params[: self._d] / _MEAN_SHARE**0.5 / self._clip
         second = unvech(params[self._d :] / (1 - _MEAN_SHARE) ** 0.5 / self._clip, self._d)
         return mean * self._d**0.5, nearest_psd(second - np.outer(mean, mean)) * self._d
-
-
-def compiled(task: Task) -> Callable[..., Any]:
-    """`contribution` by JAX's compiler."""
-    return jax.jit(partial(task.contribution))

@@ -9,7 +9,6 @@ from veilcam.camera.errors import VeilcamError
 
 Payload = dict[str, Any]  # flat: numbers, strings, bytes and lists of them
 Exchange = Callable[[Mapping[str, Payload], float], dict[str, Payload]]
-STAGES = ("announce", "share", "mask", "unmask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +56,14 @@ def payload_bytes(payload: Mapping[str, Any]) -> int:
         return sum(map(size, value)) if isinstance(value, list) else 8
 
     return sum(len(key) + size(value) for key, value in payload.items())
+
+
+def one_line(report: Round, rounds: int) -> str:
+    """A round for people."""
+    told = (
+        f"round {report.index}/{rounds}: {report.outcome}; asked {report.asked}, in the sum "
+        f"{report.summed}; {report.bytes_up + report.bytes_down:,} bytes; {report.seconds:.1f} s"
+    )
+    for name, reason in report.refusals.items():
+        told += f"\n  {name}: {reason}"
+    return told

@@ -76,6 +76,8 @@ class Ledger:
             )
         planned = {stage.fingerprint for stage in self.plan.stages}
         other = [e for e in self._entries if e["fingerprint"] not in planned and e["spent"]]
+        if not other:
+            return  # the plan fits its own budget, or there would be none
         names = {stage.stage for stage in self.plan.stages} & {e["stage"] for e in other}
         events = [_event(entry) for entry in other] + [s.dp_event() for s in self.plan.stages]
         total = epsilon_of(dp_accounting.ComposedDpEvent(events), self.plan.delta)
