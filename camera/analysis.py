@@ -153,7 +153,9 @@ class Analyser:
             look = self._looks[track.track_id]
             track.is_sure = track.is_sure or (detection is not None and known.flag > _SURE_FLAG)
             hull = head_hull(box, landmarks, mesh=look.mesh, missed_s=track.missed_s)
-            heads.append(replace(known.head, hull_xy=hull, is_predicted=detection is None))
+            is_doubted = not track.is_sure and i < NUM_MESH_HEADS
+            heads.append(replace(known.head, hull_xy=hull, is_predicted=detection is None,
+                                 is_doubted=is_doubted))  # fmt: skip
         self.late = frozenset(late)
         self._note_skin()
         return Scene(size_hw=size_hw, heads=tuple(heads))

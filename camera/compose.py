@@ -200,10 +200,13 @@ def _stand_in(
 
 @cache
 def _border_ramp(side: int) -> UInt8[np.ndarray, "p p"]:
-    """255 in the middle of a patch, falling to 0 at its border, so that no square edge shows."""
-    place = (np.arange(side) + 0.5) / side
-    ramp = np.clip(np.minimum(place, 1 - place) / _EDGE_RAMP, 0, 1)
-    return np.asarray(255 * np.minimum(ramp[:, None], ramp[None]), np.uint8)
+    """255 in the middle of a patch, falling to 0 at its border, so that no square edge shows.
+
+    A rounded square: no head fills a patch's corners, and what is painted there are specks.
+    """
+    place = np.abs(np.arange(side) + 0.5 - side / 2) / (side / 2)
+    radius = np.cbrt(place[:, None] ** 3 + place[None] ** 3)
+    return np.asarray(255 * np.clip((1 - radius) / (2 * _EDGE_RAMP), 0, 1), np.uint8)
 
 
 def _gain_table(

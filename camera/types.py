@@ -41,6 +41,8 @@ class Head:
         expression: Named scalars of `head_model.EXPRESSION_FIELDS`, in head_model units.
         hull_xy: Convex polygon in frame pixels that covers the whole head, hair included.
         is_predicted: True where the tracker carried the head through a missed detection.
+        is_doubted: True where a second look never found a face (a print, a fist): it is hidden all
+            the same, but no stand-in is painted.
     """
 
     track_id: int
@@ -52,6 +54,7 @@ class Head:
     expression: dict[str, float]
     hull_xy: Float[np.ndarray, "n 2"]
     is_predicted: bool
+    is_doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,7 +110,7 @@ class Codes:
 class Patches:
     """What the generator painted: one BGRA patch for each head of the code, in the same order."""
 
-    bgra: tuple[UInt8[np.ndarray, "p p 4"], ...]
+    bgra: tuple[UInt8[np.ndarray, "h w 4"], ...]
 
 
 _MAKER = object()

@@ -5,7 +5,7 @@ depth-to-space: they quantize to int8 and run well on every execution provider (
 The code is turned into landmarks of a linear head model inside the graph, and drawn as soft maps.
 """
 
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,11 @@ PATCH_PX = 128
 STYLE_SIZE = 128
 SEED_PX = 4
 _CHANNELS = (192, 147, 115, 83, 64)  # at 4..64 pixels; with 13 maps multiples of 32 go into each
-_NUM_STYLED = 3
 CEILING = 6.0  # of every map
 _MAP_GAIN = 4.0  # landmark maps end at 1.5: they use the whole range of the maps they join
-_SPAN = 8.0  # of a map before the style is added
+# Of a map before the style is added. What ends below zero or above the ceiling need not be told
+# apart: only the first block's style moves maps far.
+_SPANS = ((-8.0, 8.0), (-1.0, CEILING), (-1.0, CEILING))
 
 
 class HeadGenerator(nnx.Module):
@@ -46,8 +47,8 @@ class HeadGenerator(nnx.Module):
         self.seed = nnx.Linear(STYLE_SIZE, SEED_PX * SEED_PX * _CHANNELS[0], rngs=rngs)
         self.blocks = nnx.List(
             [
-                Block(num_in, num_out, num_maps, styled=index < _NUM_STYLED, rngs=rngs)
-                for index, (num_in, num_out) in enumerate(pairwise(_CHANNELS))
+                Block(num_in, num_out, num_maps, span=span, rngs=rngs)
+                for (num_in, num_out), span in zip_longest(pairwise(_CHANNELS), _SPANS)
             ]
         )
         self.to_patch = nnx.Conv(_CHANNELS[-1], 16, (3, 3), kernel_init=small_init, rngs=rngs)
@@ -100,17 +101,19 @@ class HeadGenerator(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Doubles the size and takes the landmark maps in; small ones are shifted by the style.
+    """Doubles the size and takes the landmark maps in; with a `span` the style shifts them.
 
     Only convolutions and clipping at full size: those fuse into one int8 operator each.
     """
 
     def __init__(
-        self, num_in: int, num_out: int, num_maps: int, *, styled: bool, rngs: nnx.Rngs
-    ) -> None:
+        self, num_in: int, num_out: int, num_maps: int, *, span: tuple[float, float] | None,
+        rngs: nnx.Rngs,
+    ) -> None:  # fmt: skip
         self.conv1 = nnx.Conv(num_in + num_maps, num_out, (3, 3), kernel_init=he_init, rngs=rngs)
         self.conv2 = nnx.Conv(num_out, num_out, (3, 3), kernel_init=he_init, rngs=rngs)
-        self.shift = nnx.Linear(STYLE_SIZE, num_out, rngs=rngs) if styled else None
+        self.span = span
+        self.shift = nnx.Linear(STYLE_SIZE, num_out, rngs=rngs) if span else None
 
     def __call__(
         self,
@@ -123,8 +126,8 @@ class Block(nnx.Module):
         """Features at twice the size, behind each of the two convolutions."""
         x = jnp.repeat(jnp.repeat(x, 2, axis=0), 2, axis=1)
         x = self.conv1(jnp.concatenate([x, maps], axis=-1))
-        if self.shift is not None:
-            x = bound(x, -_SPAN, _SPAN, rounds) + self.shift(style)
+        if self.shift is not None and self.span is not None:
+            x = bound(x, *self.span, rounds) + self.shift(style)
         x = bound(x, 0.0, CEILING, rounds)
         return x, bound(self.conv2(x), 0.0, CEILING, rounds)
 
