@@ -75,6 +75,87 @@ def list_command(as_json: bool) -> None:
     emit(candidates(), as_json, candidates_text)
 
 
+@image.command(
+    "build",
+    epilog="\b\nExamples:\n  veilcam image build --board x86-64-uefi -o veilcam.img\n"
+    "  veilcam image build -o veilcam.img --image-version 1.2.0 --public-key updates.gpg",
+)
+@click.option("--board", default="x86-64-uefi", show_default=True, help="See `image boards`.")
+@click.option("-o", "--out", type=_PATH, required=True, help="The image.")
+@click.option("--image-version", "version", default=None, help="Default: the package's.")
+@click.option("--work", type=_PATH, default=None, help="Tools and caches; default: ~/.cache.")
+@click.option("--mirror", default="http://deb.debian.org", show_default=True)
+@click.option("--public-key", type=_PATH, help="Key ring of who may sign updates.")
+@JSON
+def build(
+    board: str, out: Path, version: str | None, work: Path | None, mirror: str,
+    public_key: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Build a disk image that starts, finds its camera and serves the page.
+
+    Beside it: .sha256, a bill of materials (.cdx.json), and .update/ for an update server.
+    """
+    from importlib.metadata import version as version_of
+
+    from veilcam.hardware.build import BuildOptions, build_image, default_work, project_epoch
+    from veilcam.hardware.device_tree import find_project
+
+    options = BuildOptions(
+        board=board, version=version or version_of("veilcam"), work=work or default_work(),
+        mirror=mirror.rstrip("/"), public_key=public_key, epoch=project_epoch(find_project()),
+    )  # fmt: skip
+    emit(build_image(out, options, lambda text: click.echo(text, err=True)), as_json, as_lines)
+
+
+@image.command(
+    "boards", epilog="\b\nExamples:\n  veilcam image boards\n  veilcam image boards --json"
+)
+@JSON
+def boards(as_json: bool) -> None:
+    """Show the boards we know, and what of them was never run."""
+    from dataclasses import asdict
+
+    from veilcam.hardware.boards import board_names, load_board
+
+    emit({name: asdict(load_board(name)) for name in board_names()}, as_json, as_lines)
+
+
+@image.command(
+    "customize",
+    epilog="\b\nExamples:\n  veilcam image customize veilcam.img --set name=door "
+    "--set strength=strict\n  veilcam image customize veilcam.img --set wifi_ssid=home "
+    "--wifi-password-file wifi.txt",
+)
+@click.argument("img", type=_PATH)
+@click.option("--settings", "settings_file", type=_PATH, help="A veilcam.toml to take.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="One setting; repeatable.")
+@click.option("--secrets", "secrets_file", type=_PATH, help="A secrets.toml to take.")
+@click.option("--wifi-password-file", type=_PATH, help="Its first line.")
+@click.option("--password-file", type=_PATH, help="Of the page.")
+@JSON
+def customize(
+    img: Path, settings_file: Path | None, sets: tuple[str, ...], secrets_file: Path | None,
+    wifi_password_file: Path | None, password_file: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write name, Wi-Fi, SSH key, mode, strength, time zone and the like into IMG.
+
+    IMG is an image or a card's device file. The same settings lie on its first partition in
+    veilcam.toml, which any computer can edit.
+    """
+    from veilcam.hardware.customize import customize as customize_it
+    from veilcam.hardware.customize import gather_secrets
+
+    pairs = [entry.partition("=") for entry in sets]
+    if wrong := [key for key, equals, _ in pairs if not equals]:
+        raise ConfigError(f"--set {wrong[0]}: wanted KEY=VALUE, as name=door")
+    secrets = gather_secrets(secrets_file, wifi_password_file, password_file)
+    assignments = {key.strip(): value for key, _, value in pairs}
+    report = customize_it(
+        img, settings_file=settings_file, assignments=assignments, secrets=secrets
+    )
+    emit(report, as_json, as_lines)
+
+
 def _quiet(_what: str, _done: int, _total: int) -> None:
     """No progress: with --json nobody looks."""
 
