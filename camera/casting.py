@@ -1,14 +1,17 @@
 """Casts people by prompts: what is warned of before, and who plays each new person."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from veilcam.camera.cast import Cast, chosen_cast
 from veilcam.camera.code import Casting
 from veilcam.camera.errors import InputError
 from veilcam.camera.manifest import Bundle
-from veilcam.camera.text import Person, TextPart
+from veilcam.camera.text import Person, TextPart, Tokens
 
-_PROBES = 4  # draws of tokens by which it is found out what a prompt speaks of
+_PROBES = 8  # draws of tokens by which it is found out what a prompt speaks of
 
 
 def check_cast(cast: Cast, bundle: Bundle, *, paints_expression: bool) -> tuple[str, ...]:
@@ -44,12 +47,18 @@ def warnings_of(
     if unknown:
         warnings.append(f"words that are not known and were left out: {', '.join(unknown)[:300]}")
     drawn = [part.write(ids, random) for _ in range(_PROBES)]
-    weak = dict.fromkeys(look for tokens in drawn for look in part.weak_looks(tokens.asked_looks))
+    weak = part.weak_looks(agreed(drawn))
     if weak:
         warnings.append(f"this generator hardly paints: {', '.join(weak)}")
     if not paints_expression and any(tokens.has_expression for tokens in drawn):
         warnings.append("pose and expression come from the camera: words for them have no effect")
     return warnings
+
+
+def agreed(drawn: Sequence[Tokens]) -> dict[str, str]:
+    """Looks that were asked for in three of four draws or more, and as the same class."""
+    counts = Counter(look for tokens in drawn for look in tokens.looks.items())
+    return {name: value for (name, value), count in counts.items() if count >= 0.75 * len(drawn)}
 
 
 class Caster:

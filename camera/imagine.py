@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from veilcam.camera.cast import MAX_CHARS
-from veilcam.camera.casting import warnings_of
+from veilcam.camera.casting import agreed, warnings_of
 from veilcam.camera.compose import compose
 from veilcam.camera.errors import InputError, SinkError
 from veilcam.camera.generator import Generator
@@ -19,7 +19,6 @@ from veilcam.camera.text import Person, TextPart
 from veilcam.camera.types import Codes, Frame, HeadCode, Patches, SafeFrame
 
 CELL_PX = 192
-MAX_PEOPLE = 100
 _BACKGROUND = 176
 
 
@@ -44,7 +43,8 @@ def imagine(
     random = np.random.default_rng(secrets.randbits(128))
     ids, unknown = part.read(prompt)
     people = [part.draw(ids, random) for _ in range(num_people)]
-    safe = paint_sheet(people, loaded)
+    columns = min(num_people, max(4, math.ceil(math.sqrt(num_people))))
+    safe = paint_people(people, loaded, columns=columns)
     done, data = cv2.imencode(".png", safe.bgr)
     if not done:
         raise SinkError(f"{out} cannot be encoded; try fewer people")
@@ -52,19 +52,17 @@ def imagine(
     return {
         "out": str(out),
         "prompt": prompt,
-        "people": [
-            {"looks": person.tokens.looks, "asked": person.tokens.asked_looks} for person in people
-        ],
+        "people": [person.tokens.looks for person in people],
+        "understood": agreed([person.tokens for person in people]),
         "unknown_words": list(unknown),
         "warnings": warnings_of(part, prompt, random, paints_expression=True),
         "bundle_sha256": loaded.sha256,
     }
 
 
-def paint_sheet(people: list[Person], bundle: Bundle) -> SafeFrame:
+def paint_people(people: list[Person], bundle: Bundle, *, columns: int) -> SafeFrame:
     """The people side by side on flat grey, as compose lays stand-ins into a picture."""
     generator = Generator(bundle, precision="int8", threads=2)
-    columns = min(len(people), max(4, math.ceil(math.sqrt(len(people)))))
     rows = math.ceil(len(people) / columns)
     size_hw = (rows * CELL_PX, columns * CELL_PX)
     flat = Frame(np.full((*size_hw, 3), _BACKGROUND, np.uint8), 0, 0.0)
@@ -107,10 +105,6 @@ def write_over(out: Path, data: bytes) -> None:
 
 def to_text(report: dict[str, Any]) -> str:
     """For people: where the sheet is, and what was understood."""
-    asked: dict[str, dict[str, None]] = {}
-    for person in report["people"]:
-        for look, value in person["asked"].items():
-            asked.setdefault(look, {})[value] = None
-    understood = "; ".join(f"{look}: {' or '.join(values)}" for look, values in asked.items())
+    understood = ", ".join(f"{look} {value}" for look, value in report["understood"].items())
     num = len(report["people"])
     return f"{report['out']}: {num} people\nunderstood: {understood or 'nothing about looks'}"

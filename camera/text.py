@@ -1,8 +1,8 @@
 """Words -> a person who does not exist: the text net, and the looks of a bundle's latents.
 
-The text net writes the code's tokens one after another. Static tokens then choose a latent: of the
-Gaussian from which every stand-in is drawn, the draw is conditioned on the looks that were asked
-for. No pixel of anybody takes part.
+The text net writes the code's tokens one after another, or that the words do not speak of one.
+Static tokens then choose a latent: of the Gaussian from which every stand-in is drawn, the draw is
+conditioned on the looks that were asked for. No pixel of anybody takes part.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from veilcam.camera.text_tokens import (
     NUM_STATIC,
     NUM_TOKENS,
     SAID,
-    SIZES,
+    UNSAID_CLASS,
     Vocabulary,
 )
 
@@ -36,9 +36,7 @@ _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FILES = ("text.onnx", "looks.npz")
-GUIDANCE = 2.0  # DALL-E mini's super conditioning: how far words move the odds
-ASKED_NATS = 0.2  # words that change a token's odds by less did not speak of it
-SKIN_CLASS = next(i for i, look in enumerate(LOOKS) if look.name == "skin")
+_UNSAID_SHARE = 0.5  # from this probability on the words do not speak of a token
 # What a head does that no word speaks of, in the fields' units; it is also lit so.
 CALM = {
     "mouth_open": 0.02,
@@ -58,31 +56,36 @@ class Tokens:
     """What the net wrote for one person.
 
     Attributes:
-        levels: One for each of `text_tokens.SIZES`.
-        asked: True where the words spoke of the token.
+        levels: One for each of `text_tokens.NAMES`; None where the words do not speak of it.
     """
 
-    levels: tuple[int, ...]
-    asked: tuple[bool, ...]
+    levels: tuple[int | None, ...]
 
     @property
     def looks(self) -> dict[str, str]:
-        """Static tokens in words."""
-        return {look.name: look.classes[self.levels[i]] for i, look in enumerate(LOOKS)}
+        """The static tokens that were asked for, in words."""
+        return {
+            look.name: look.classes[level]
+            for look, level in zip(LOOKS, self.levels, strict=False)
+            if level is not None
+        }
 
     @property
-    def asked_looks(self) -> dict[str, str]:
-        """The static tokens that the words spoke of."""
-        names = {look.name for i, look in enumerate(LOOKS) if self.asked[i]}
-        return {name: value for name, value in self.looks.items() if name in names}
+    def classes(self) -> dict[str, int]:
+        """The static tokens that were asked for, as numbers."""
+        return {
+            look.name: level
+            for look, level in zip(LOOKS, self.levels, strict=False)
+            if level is not None
+        }
 
     @property
     def values(self) -> Float32[np.ndarray, " f"]:
         """Code values in `HEAD_FIELDS` order: what was asked for, and else a calm, frontal head."""
         said = {
-            field.name: field.dequantize(self.levels[NUM_STATIC + i])
-            for i, field in enumerate(SAID)
-            if self.asked[NUM_STATIC + i]
+            field.name: field.dequantize(level)
+            for field, level in zip(SAID, self.levels[NUM_STATIC:], strict=True)
+            if level is not None
         }
         calm = CALM | said
         return np.array([calm.get(field.name, 0.0) for field in HEAD_FIELDS], np.float32)
@@ -90,7 +93,7 @@ class Tokens:
     @property
     def has_expression(self) -> bool:
         """True where the words spoke of pose or expression."""
-        return any(self.asked[NUM_STATIC:])
+        return any(level is not None for level in self.levels[NUM_STATIC:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -106,16 +109,13 @@ class TextPart:
     Args:
         bundle: The generator whose people are drawn.
         folder: `text.veil`; by default the one beside the bundle, else the package's.
-        guidance: How far words move the odds; 1 takes the net at its word.
 
     Raises:
         ConfigError: There is none for this bundle.
         GraphError: A file is missing or was changed.
     """
 
-    def __init__(
-        self, bundle: Bundle, folder: Path | None = None, *, guidance: float = GUIDANCE
-    ) -> None:
+    def __init__(self, bundle: Bundle, folder: Path | None = None) -> None:
         self.folder = folder or find_text(bundle)
         self.manifest = _checked_manifest(self.folder)
         made_for = self.manifest["bundle"]["fp32.onnx"]
@@ -123,13 +123,12 @@ class TextPart:
             raise ConfigError(
                 f"{self.folder} was made for another generator than that of {bundle.path}; {_CURE}"
             )
-        self.bundle, self._guidance = bundle, guidance
+        self.bundle = bundle
         self.vocabulary = Vocabulary(tuple(self.manifest["vocabulary"]))
         self._session = _session(_read(self.folder, "text.onnx", self.manifest))
         self._looks = Looks.load(_read(self.folder, "looks.npz", self.manifest))
         if self._looks.linear.shape[1] != len(bundle.mean) + 1:
             raise GraphError(f"{self.folder}: looks.npz is for another latent; {_CURE}")
-        self._plain: dict[bytes, np.ndarray] = {}
 
     def read(self, prompt: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """Word ids of a prompt, and the words that are not known.
@@ -154,45 +153,36 @@ class TextPart:
 
     def write(self, ids: np.ndarray, random: np.random.Generator) -> Tokens:
         """One draw of all tokens for the words of these ids."""
-        rows = np.zeros((NUM_TOKENS, MAX_SIZE), np.float32)
-        levels, asked = [], []
-        for place, size in enumerate(SIZES):
-            plain = self._odds(None, rows)[place, :size]
-            told = self._odds(ids, rows)[place, :size]
-            share, usual = _softmax(told), _softmax(plain)
-            nats = float((share * (np.log(share + 1e-9) - np.log(usual + 1e-9))).sum())
-            asked.append(nats > ASKED_NATS)
-            share = _softmax(plain + self._guidance * (told - plain))
-            level = int(random.choice(size, p=share / share.sum()))
+        inputs = self._session.get_inputs()
+        words = np.zeros(inputs[0].shape, np.float32)
+        known = np.flatnonzero(ids)
+        words[0, known, ids[known]] = 1
+        rows = np.zeros((1, NUM_TOKENS, MAX_SIZE), np.float32)
+        levels: list[int | None] = []
+        for place, unsaid in enumerate(UNSAID_CLASS):
+            share = _softmax(self._odds(words, rows)[place, : unsaid + 1])
+            if share[unsaid] > _UNSAID_SHARE:
+                levels.append(None)
+                rows[0, place, unsaid] = 1
+                continue
+            level = int(random.choice(unsaid, p=share[:unsaid] / share[:unsaid].sum()))
             levels.append(level)
-            rows[place, level] = 1
-        return Tokens(levels=tuple(levels), asked=tuple(asked))
+            rows[0, place, level] = 1
+        return Tokens(levels=tuple(levels))
 
     def draw(self, ids: np.ndarray, random: np.random.Generator) -> Person:
         """One person for the words of these ids."""
         tokens = self.write(ids, random)
-        wanted = {
-            look.name: tokens.levels[i]
-            for i, look in enumerate(LOOKS)
-            if tokens.asked[i] or i == SKIN_CLASS  # the skin is painted over in any case
-        }
+        wanted = tokens.classes
         latent = self._looks.draw(self.bundle.mean, self.bundle.chol, wanted, random)
-        return Person(tokens=tokens, latent=latent, skin_class=tokens.levels[SKIN_CLASS])
+        skin = wanted.get("skin", self._looks.nearest_class("skin", latent))
+        return Person(tokens=tokens, latent=latent, skin_class=skin)
 
-    def _odds(self, ids: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
-        key = rows.tobytes() if ids is None else b""
-        if key in self._plain:  # without words the same few beginnings come again and again
-            return self._plain[key]
-        words = np.zeros((1, *self._session.get_inputs()[0].shape[1:]), np.float32)
-        if ids is not None:
-            known = np.flatnonzero(ids)
-            words[0, known, ids[known]] = 1
+    def _odds(self, words: np.ndarray, rows: np.ndarray) -> np.ndarray:
         try:
-            (odds,) = self._session.run(["odds"], {"words": words, "tokens": rows[None]})
+            (odds,) = self._session.run(["odds"], {"words": words, "tokens": rows})
         except Exception as error:  # onnxruntime's own exceptions share no public base
             raise GraphError(f"the text net failed ({type(error).__name__})") from error
-        if key and len(self._plain) < 4096:
-            self._plain[key] = odds[0]
         result: np.ndarray = odds[0]
         return result
 

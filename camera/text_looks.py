@@ -63,6 +63,14 @@ class Looks:
         straight = latents @ self.linear[:, :-1].T + self.linear[:, -1]
         return np.asarray(straight + inner @ self.out[:, :-1].T + self.out[:, -1])
 
+    def nearest_class(self, name: str, latent: Float32[np.ndarray, " z"]) -> int:
+        """Class of a look that a latent's guess comes nearest to; 0 where no class has a place."""
+        row = next(i for i, look in enumerate(LOOKS) if look.name == name)
+        columns = [COLUMNS.index(column) for column in LOOKS[row].columns]
+        places = self.centers[row, : len(LOOKS[row].classes)][:, columns]
+        off = np.square(places - self.guess(latent[None])[0, columns]).sum(1)
+        return int(np.argmin(np.where(np.isfinite(off), off, np.inf)))
+
     def targets(self, wanted: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Columns, numbers and deviations that looks (name -> class) ask for.
 

@@ -54,9 +54,11 @@ LOOKS = (
     Look("beard", ("no", "yes"), ("beard",)),
     Look("glasses", ("no", "yes"), ("glasses",)),
 )
-UNSAID = ("light_x", "light_y")  # words do not light a head
-SAID = tuple(field for field in HEAD_FIELDS if field.name not in UNSAID)
-SIZES = tuple(len(look.classes) for look in LOOKS) + tuple(2**field.bits for field in SAID)
+SAID = tuple(field for field in HEAD_FIELDS if not field.name.startswith("light"))
+# One class more than a token has says that the words do not speak of it; it comes last.
+UNSAID_CLASS = tuple(len(look.classes) for look in LOOKS) + tuple(2**f.bits for f in SAID)
+SIZES = tuple(size + 1 for size in UNSAID_CLASS)
+NAMES = tuple(look.name for look in LOOKS) + tuple(field.name for field in SAID)
 NUM_STATIC, NUM_TOKENS, MAX_SIZE = len(LOOKS), len(SIZES), max(SIZES)
 STATIC_BITS = float(sum(np.log2(len(look.classes)) for look in LOOKS))
 MAX_WORDS = 24

@@ -1,8 +1,7 @@
 """Captions from code tokens: templates and synonyms, as people would write a prompt.
 
-What is unusual about pose and expression is always said, so that a text that does not speak of it
-means a calm head seen from the front. Of the looks only some are said, so that a text that does not
-speak of one leaves it open.
+A caption knows which tokens it speaks of, so that the text net learns to tell "not spoken of" from
+every class. Pose and expression are mostly said where they are unusual; of the looks some are.
 """
 
 import random
@@ -10,7 +9,14 @@ import random
 import numpy as np
 from jaxtyping import Int64
 
-from veilcam.camera.text_tokens import LOOKS, NUM_STATIC, SAID, words_of
+from veilcam.camera.text_tokens import (
+    LOOKS,
+    NAMES,
+    NUM_STATIC,
+    SAID,
+    UNSAID_CLASS,
+    words_of,
+)
 
 _NOUNS = {  # (sex, age), where None is not said
     (None, None): ("person", "somebody", "human", "face", "portrait of a person"),
@@ -66,6 +72,7 @@ _GLASSES = {
 _SAID_SHARE = {"sex": 0.75, "age": 0.5, "skin": 0.3, "hair_tone": 0.45, "hair_length": 0.4,
                "beard": 0.3, "glasses": 0.25}  # fmt: skip
 _ALWAYS_RATHER = {("beard", "yes"): 0.75, ("glasses", "yes"): 0.75, ("hair_length", "bald"): 0.6}
+_NOTABLE_SHARE = 0.8
 NEUTRAL = ("calm", "neutral expression", "serious", "neutral face", "relaxed", "not smiling")
 _EXPRESSIONS = {
     "yaw-": ("looking left", "turned left", "facing left", "head turned to the left",
@@ -92,6 +99,15 @@ _EXPRESSIONS = {
     "gaze_y-": ("eyes down", "glancing down", "gaze down", "eyes lowered"),
     "brow+": ("raised eyebrows", "raised brows", "eyebrows raised", "surprised", "astonished"),
     "brow-": ("lowered brows", "angry", "lowered eyebrows", "cross"),
+}  # fmt: skip
+_MOUTH, _LIDS = ("smile", "mouth_wide", "mouth_open"), ("eyelid_left", "eyelid_right")
+_FIELDS = {  # what a phrase speaks of
+    "yaw-": ("yaw",), "yaw+": ("yaw",), "yaw--": ("yaw",), "yaw++": ("yaw",),
+    "pitch+": ("pitch",), "pitch-": ("pitch",), "open": ("mouth_open",),
+    "open+": ("mouth_open",), "smile+": _MOUTH, "laugh": _MOUTH, "smile-": _MOUTH[:2],
+    "shut": _LIDS, "wide": (*_LIDS, "brow"), "wink": _LIDS, "gaze_x-": ("gaze_x",),
+    "gaze_x+": ("gaze_x",), "gaze_y+": ("gaze_y",), "gaze_y-": ("gaze_y",), "brow+": ("brow",),
+    "brow-": ("brow",),
 }  # fmt: skip
 _FRONT = ("facing the camera", "looking straight", "looking ahead", "frontal", "from the front",
           "looking at the camera")  # fmt: skip
@@ -158,8 +174,8 @@ def looks_of(tokens: Int64[np.ndarray, " t"]) -> dict[str, str]:
     }
 
 
-def caption(tokens: Int64[np.ndarray, " t"], dice: random.Random) -> str:
-    """One way to describe a head."""
+def caption(tokens: Int64[np.ndarray, " t"], dice: random.Random) -> tuple[str, frozenset[str]]:
+    """One way to describe a head, and the names of the tokens that it speaks of."""
     looks = looks_of(tokens)
     if looks.get("hair_length") == "bald":
         looks.pop("hair_tone", None)
@@ -170,11 +186,23 @@ def caption(tokens: Int64[np.ndarray, " t"], dice: random.Random) -> str:
     }
     noun = dice.choice(_NOUNS[(said.get("sex"), said.get("age"))])
     phrases = [dice.choice(words) for words in _parts(said, dice)]
-    expressions = notable(values_of(tokens))
-    phrases += [dice.choice(_EXPRESSIONS[key]) for key in expressions if dice.random() < 0.97]
-    phrases += _calm(expressions, values_of(tokens), dice)
+    spoken = set(said)
+    keys = notable(values_of(tokens))
+    for key in keys:
+        if dice.random() < _NOTABLE_SHARE:
+            phrases.append(dice.choice(_EXPRESSIONS[key]))
+            spoken.update(_FIELDS[key])
+    for phrase, fields in _calm(keys, values_of(tokens), dice):
+        phrases.append(phrase)
+        spoken.update(fields)
     dice.shuffle(phrases)
-    return _joined(noun, phrases, dice)
+    return _joined(noun, phrases, dice), frozenset(spoken)
+
+
+def said_tokens(tokens: Int64[np.ndarray, " t"], said: frozenset[str]) -> Int64[np.ndarray, " t"]:
+    """Tokens that a caption speaks of; the others say that it does not."""
+    spoken = np.array([name in said for name in NAMES]) & (tokens >= 0)
+    return np.where(spoken, tokens, UNSAID_CLASS)
 
 
 def _parts(said: dict[str, str], dice: random.Random) -> list[tuple[str, ...]]:
@@ -198,17 +226,19 @@ def _parts(said: dict[str, str], dice: random.Random) -> list[tuple[str, ...]]:
     return parts
 
 
-def _calm(expressions: list[str], values: dict[str, float], dice: random.Random) -> list[str]:
+def _calm(
+    keys: list[str], values: dict[str, float], dice: random.Random
+) -> list[tuple[str, tuple[str, ...]]]:
     """Now and then what is usual is said, too."""
-    out = []
-    if not expressions and dice.random() < 0.25:
-        out.append(dice.choice(NEUTRAL))
+    out: list[tuple[str, tuple[str, ...]]] = []
+    if not keys and dice.random() < 0.25:
+        out.append((dice.choice(NEUTRAL), _MOUTH))
     if abs(values["yaw"]) < 8 and abs(values["pitch"]) < 8 and dice.random() < 0.15:
-        out.append(dice.choice(_FRONT))
+        out.append((dice.choice(_FRONT), ("yaw", "pitch")))
     if values["mouth_open"] < 0.06 and dice.random() < 0.1:
-        out.append(dice.choice(_MOUTH_SHUT))
+        out.append((dice.choice(_MOUTH_SHUT), ("mouth_open",)))
     if min(values["eyelid_left"], values["eyelid_right"]) > 0.1 and dice.random() < 0.08:
-        out.append(dice.choice(_EYES_OPEN))
+        out.append((dice.choice(_EYES_OPEN), _LIDS))
     return out
 
 

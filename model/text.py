@@ -16,13 +16,12 @@ from veilcam.camera.text_tokens import (
     NUM_TOKENS,
     Vocabulary,
 )
-from veilcam.model.captions import caption, every_word
+from veilcam.model.captions import caption, every_word, said_tokens
 from veilcam.model.text_net import TextNet
 
 _log = logging.getLogger(__name__)
 _CAPTIONS = 12  # of each head
-_DROPPED = 0.1  # of known tokens in training, so that one that is not known does no harm
-_UNCONDITIONAL = 0.05
+_HIDDEN = 0.1  # of the tokens before one, so that the words count more than what was written
 
 
 def train_text(
@@ -47,9 +46,9 @@ def train_text(
     vocabulary = Vocabulary(every_word())
     dice = random.Random(seed)
     chance = np.random.default_rng(seed)
-    texts = np.stack(
-        [vocabulary.encode(caption(row, dice))[0] for row in tokens for _ in range(_CAPTIONS)]
-    )
+    captions = [(row, *caption(row, dice)) for row in tokens for _ in range(_CAPTIONS)]
+    texts = np.stack([vocabulary.encode(text)[0] for _, text, _ in captions])
+    targets = np.stack([said_tokens(row, said) for row, _, said in captions])
     net = TextNet(vocabulary.size, rngs=nnx.Rngs(seed))
     graph, params = nnx.split(net, nnx.Param)
     schedule = optax.cosine_decay_schedule(learning_rate, num_steps, 0.05)
@@ -59,7 +58,7 @@ def train_text(
         model = nnx.merge(graph, params)
         hot_words = jax.nn.one_hot(words, vocabulary.size) * (words > 0)[..., None]
         odds = jax.vmap(model)(hot_words, jax.nn.one_hot(known, MAX_SIZE))
-        right = jax.nn.one_hot(wanted, MAX_SIZE)  # a row of zeros where it is not known
+        right = jax.nn.one_hot(wanted, MAX_SIZE)
         return -(jax.nn.log_softmax(odds) * right).sum((1, 2)).mean()
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -72,11 +71,11 @@ def train_text(
     share = weight / weight.sum()
     seen: list[float] = []
     for index in range(num_steps):
-        rows = chance.choice(len(tokens), batch_size, p=share)
-        words = texts[rows * _CAPTIONS + chance.integers(_CAPTIONS, size=batch_size)]
-        words = np.where(chance.random((batch_size, 1)) < _UNCONDITIONAL, 0, words)
-        known = np.where(chance.random((batch_size, NUM_TOKENS)) < _DROPPED, -1, tokens[rows])
-        params, state, value = step(params, state, words, known, tokens[rows])
+        rows = chance.choice(len(tokens), batch_size, p=share) * _CAPTIONS
+        rows += chance.integers(_CAPTIONS, size=batch_size)
+        is_hidden = chance.random((batch_size, NUM_TOKENS)) < _HIDDEN
+        known = np.where(is_hidden, -1, targets[rows])
+        params, state, value = step(params, state, texts[rows], known, targets[rows])
         seen.append(float(value))
         if (index + 1) % 500 == 0:
             _log.info("step %d of %d: %.3f nat", index + 1, num_steps, np.mean(seen[-500:]))

@@ -22,7 +22,7 @@ from veilcam.camera.imagine import imagine
 from veilcam.camera.light import SKIN_CLASSES, skin_class
 from veilcam.camera.manifest import Bundle, load_bundle
 from veilcam.camera.settings import Settings, from_values
-from veilcam.camera.text import SKIN_CLASS, TextPart
+from veilcam.camera.text import TextPart
 from veilcam.camera.text_looks import Looks
 from veilcam.camera.text_tokens import (
     COLUMNS,
@@ -32,6 +32,7 @@ from veilcam.camera.text_tokens import (
     NUM_STATIC,
     NUM_TOKENS,
     SAID,
+    UNSAID_CLASS,
     Vocabulary,
     words_of,
 )
@@ -61,18 +62,22 @@ def _graph() -> bytes:
     weights = np.zeros((num_words, NUM_TOKENS, MAX_SIZE), np.float32)
     for word, (token, level) in SAYS.items():
         weights[WORDS.index(word) + 2, token, level] = 12.0
+    silence = np.zeros((1, NUM_TOKENS, MAX_SIZE), np.float32)
+    silence[0, range(NUM_TOKENS), UNSAID_CLASS] = 6.0
     constants = {
         "weights": weights.reshape(num_words, -1),
         "shape": np.asarray([1, NUM_TOKENS, MAX_SIZE], np.int64),
         "axis": np.asarray([1], np.int64),
         "nothing": np.zeros((1, NUM_TOKENS, MAX_SIZE), np.float32),
+        "silence": silence,
     }
     nodes = [
         helper.make_node("ReduceSum", ["words", "axis"], ["bag"], keepdims=0),
         helper.make_node("MatMul", ["bag", "weights"], ["flat"]),
         helper.make_node("Reshape", ["flat", "shape"], ["told"]),
         helper.make_node("Mul", ["tokens", "nothing"], ["ignored"]),
-        helper.make_node("Add", ["told", "ignored"], ["odds"]),
+        helper.make_node("Add", ["told", "ignored"], ["said"]),
+        helper.make_node("Add", ["said", "silence"], ["odds"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -183,15 +188,16 @@ def test_tokens_say_what_was_asked_and_only_that(part: TextPart) -> None:
     ids, _ = part.read("an old bearded woman")
     for seed in range(20):
         tokens = part.write(ids, np.random.default_rng(seed))
-        assert tokens.asked_looks == {"sex": "female", "age": "old", "beard": "yes"}
+        assert tokens.looks == {"sex": "female", "age": "old", "beard": "yes"}
         assert not tokens.has_expression
 
 
 def test_what_is_not_asked_varies(part: TextPart) -> None:
     ids, _ = part.read("old")
-    drawn = [part.write(ids, np.random.default_rng(seed)) for seed in range(30)]
-    assert {tokens.looks["sex"] for tokens in drawn} == {"female", "male"}
-    assert {tokens.looks["age"] for tokens in drawn} == {"old"}
+    drawn = [part.draw(ids, np.random.default_rng(seed)) for seed in range(40)]
+    assert {person.tokens.looks["age"] for person in drawn} == {"old"}
+    assert len({person.skin_class for person in drawn}) > 1
+    assert len({person.latent.tobytes() for person in drawn}) == 40
 
 
 def test_expression_words_reach_the_code_and_the_rest_stays_calm(part: TextPart) -> None:
@@ -341,7 +347,8 @@ def test_imagine_paints_a_sheet(part: TextPart, bundle: Bundle, tmp_path: Path) 
     assert sheet.shape == (2 * 192, 4 * 192, 3)
     assert len(report["people"]) == 5
     assert report["unknown_words"] == ["robot"]
-    assert report["people"][0]["asked"] == {"age": "old"}
+    assert report["people"] == [{"age": "old"}] * 5
+    assert report["understood"] == {"age": "old"}
     empty = sheet[192:, 192:].astype(int)  # nobody in the cells that are left
     assert np.abs(empty - 176).max() <= 2
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -425,4 +432,5 @@ def test_settings_with_another_cast_are_refused(cast: dict[str, Any]) -> None:
 
 
 def test_the_skin_token_has_the_classes_that_compose_knows() -> None:
-    assert len(LOOKS[SKIN_CLASS].classes) == len(SKIN_CLASSES)
+    skin = next(look for look in LOOKS if look.name == "skin")
+    assert len(skin.classes) == len(SKIN_CLASSES)

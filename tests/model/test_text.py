@@ -16,10 +16,12 @@ from veilcam.camera.text_tokens import (
     LOOKS,
     MAX_SIZE,
     MAX_WORDS,
+    NAMES,
     NUM_STATIC,
     NUM_TOKENS,
     SAID,
     SIZES,
+    UNSAID_CLASS,
     Vocabulary,
     words_of,
 )
@@ -31,7 +33,7 @@ from veilcam.model.attributes import (
     log_odds,
     looks_by_eye,
 )
-from veilcam.model.captions import caption, every_word, looks_of, notable
+from veilcam.model.captions import caption, every_word, looks_of, notable, said_tokens
 from veilcam.model.looks import class_places, find_reach, fit_guesses
 from veilcam.model.text import train_text
 from veilcam.model.text_data import HAIR_TONES, dynamic_tokens, half_of, static_tokens
@@ -59,7 +61,7 @@ def row(looks: dict[str, str], **values: float) -> np.ndarray:
 
 def captions(tokens: np.ndarray, count: int = 300) -> list[str]:
     dice = random.Random(0)
-    return [caption(tokens, dice) for _ in range(count)]
+    return [caption(tokens, dice)[0] for _ in range(count)]
 
 
 def test_captions_are_made_of_the_vocabulary() -> None:
@@ -73,10 +75,15 @@ def test_captions_are_made_of_the_vocabulary() -> None:
 def test_any_tokens_have_a_caption(seed: int) -> None:
     chance = np.random.default_rng(seed)
     lowest = [-1 if i < NUM_STATIC else 0 for i in range(NUM_TOKENS)]
-    tokens = chance.integers(lowest, SIZES)
-    text = caption(tokens, random.Random(seed))
+    tokens = chance.integers(lowest, UNSAID_CLASS)
+    text, said = caption(tokens, random.Random(seed))
     assert words_of(text)
-    assert "glasses" in looks_of(tokens) or "spectacles" not in text
+    assert ("glasses" in said) == bool(
+        {"glasses", "spectacles", "eyeglasses", "sunglasses"} & set(words_of(text))
+    )
+    targets = said_tokens(tokens, said)
+    spoken = [name in said for name in NAMES]
+    assert (targets == np.where(spoken, tokens, UNSAID_CLASS)).all()
 
 
 @pytest.mark.parametrize(
@@ -99,9 +106,9 @@ def test_captions_say_what_is_there_and_nothing_else(
         assert not any(never in words for words in said)
 
 
-def test_what_is_unusual_is_nearly_always_said() -> None:
+def test_what_is_unusual_is_mostly_said() -> None:
     texts = captions(row({}, yaw=-25.0))
-    assert sum("left" in text for text in texts) > 0.93 * len(texts)
+    assert sum("left" in text for text in texts) > 0.7 * len(texts)
     assert not any("left" in text or "right" in text for text in captions(row({})))
 
 
@@ -293,6 +300,7 @@ def test_a_schooled_net_answers_by_the_words(schooled: tuple) -> None:
         _, odds = odds_of(net, words, text)
         assert odds[0].argmax() == wanted[0]
         assert odds[1].argmax() == wanted[1]
+        assert odds[2].argmax() == UNSAID_CLASS[2]  # nobody spoke of skin
     outside = [odds[i, size:].max(initial=-np.inf) for i, size in enumerate(SIZES)]
     assert max(outside) < -1e3  # classes that a token has not
     assert seen[0] > 5
