@@ -20,6 +20,19 @@ _LEFT_OUT = (
 )  # fmt: skip
 
 
+# Of no use on a device whose root can't be written to; each would cost a second of every start.
+_MASKED = (
+    "dev-hugepages.mount", "dev-mqueue.mount", "ldconfig.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "proc-sys-fs-binfmt_misc.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+    "systemd-binfmt.service", "systemd-hibernate-clear.service", "systemd-hwdb-update.service",
+    "systemd-journal-catalog-update.service", "systemd-journal-flush.service",
+    "systemd-pcrmachine.service", "systemd-pcrphase-sysinit.service", "systemd-pcrphase.service",
+    "systemd-rfkill.socket", "systemd-tpm2-setup-early.service", "systemd-tpm2-setup.service",
+    "systemd-update-done.service", "wpa_supplicant.service",
+)  # fmt: skip
+
+
 def device_files() -> dict[str, str]:
     """Name of each file of the folder `device` -> its place, from `places.toml`."""
     return tomllib.loads((files("veilcam.hardware.device") / "places.toml").read_text())
@@ -43,6 +56,10 @@ def make_tree(target: Path, *, project: Path, platform: tuple[str, ...]) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((files("veilcam.hardware.device") / name).read_bytes())
         path.chmod(0o755 if place.startswith("usr/bin/") else 0o644)
+    masks = target / "etc/systemd/system"
+    masks.mkdir(parents=True)
+    for name in _MASKED:
+        (masks / name).symlink_to("/dev/null")
     for place in ("data", "boot"):
         (target / place).mkdir(exist_ok=True)
     site = target / _SITE

@@ -63,10 +63,10 @@ def verify(image: Path, target: Path | None, progress: Progress) -> dict[str, An
         SinkError: The disk differs.
     """
     check_image(image)
-    digest = hash_of(image, progress)
     wanted = _listed_sum(image)
     if wanted is None and target is None:
         raise InputError(f"{image}.sha256 is not there, wanted it or a DEVICE to compare with")
+    digest = hash_of(image, progress)
     if wanted not in (None, digest.sha256):
         raise InputError(f"image {image} is damaged: its sha256 is not the one listed; get it anew")
     if target is not None:

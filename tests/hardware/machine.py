@@ -31,7 +31,7 @@ class Machine:
         web_port: Port of this machine that leads to its port 80.
         kernel: Further kernel arguments.
         units: Further systemd units, name -> text, handed over by the firmware (SMBIOS).
-        host_path: URL path; a web server on this machine is 10.0.2.2 in there.
+        memory_mb: Its memory.
     """
 
     def __init__(

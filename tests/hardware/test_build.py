@@ -149,3 +149,17 @@ def test_update_files_are_listed_with_their_sums(tmp_path: Path) -> None:
     )
     check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=tmp_path / "update")
     assert check.returncode == 0
+
+
+def test_no_partition_but_the_last_grows_on_the_device() -> None:
+    names = sorted(name for name in device_files() if name.startswith("repart-"))
+    for name in names[:-1]:
+        sizes = slot("device", name)
+        assert sizes["SizeMinBytes"] == sizes["SizeMaxBytes"]
+    assert slot("device", names[-1])["Label"] == "veilcam-data"
+    for flashed, there in (("00-esp", "10-esp"), ("10-root", "20-root-a"),
+                           ("11-root-verity", "21-root-a-verity")):  # fmt: skip
+        first, second = (
+            slot("recipe", f"repart-{flashed}.conf"), slot("device", f"repart-{there}.conf")
+        )  # fmt: skip
+        assert first["SizeMaxBytes"] == second["SizeMaxBytes"]

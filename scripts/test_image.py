@@ -1,0 +1,243 @@
+"""Starts the x86-64 image in QEMU as a user would, and looks from outside at what comes out.
+
+    ./scripts/test-image --folder /tmp/image            # builds first
+    ./scripts/test-image --image veilcam.img            # takes one that is there
+
+The guest's camera is vivid, the kernel's test driver, whose colour bars are set moving: nothing of
+them may be in `scene` mode's pictures, and the same search must find them in `face` mode's, where
+they pass by design (no head is in them). One JSON line a check; exit 1 where one failed.
+"""
+
+import argparse
+import http.client
+import json
+import sys
+import time
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from veilcam.hardware.build import BuildOptions, build_image, project_epoch
+from veilcam.hardware.customize import customize
+from veilcam.hardware.device_tree import find_project
+from veilcam.hardware.flash_command import flash
+from veilcam.hardware.settings import Secrets
+
+PASSWORD = "four short words here"
+DISK_BYTES = 2 << 30
+FOUND = 0.8  # likeness to the bars from which they count as found
+TCP_PORTS, UDP_PORTS = {"80"}, {"68", "546", "5353"}
+# Bars that run: a long mean over them is one grey, so whoever shows bars shows a live picture.
+MOVE = """[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3 -c "import fcntl,struct;\
+fcntl.ioctl(open('/dev/video0','rb+',0),0xc008561c,struct.pack('Ii',0xf0f002,1))"
+[Unit]
+After=systemd-modules-load.service
+Before=veilcam.service
+"""
+LOOK = """[Unit]
+After=veilcam.service veilcam-web.socket
+[Service]
+StandardOutput=tty
+TTYPath=/dev/ttyS0
+ExecStart=/bin/sh -c 'while sleep 20; do \
+echo "<ports>" $$(ss -lntuH | tr -s " " | cut -d" " -f1,5 | tr " \\n" "=,") "</ports>"; \
+echo "<net>" $$(tail -n +3 /proc/$$(systemctl show -P MainPID veilcam)/net/dev | \
+cut -d: -f1) "</net>"; \
+echo "<version>" $$(grep IMAGE_VERSION /etc/os-release) "</version>"; \
+echo "<failed>" $$(systemctl --failed --plain --no-legend | cut -d" " -f1) "</failed>"; \
+echo "<status>" $$(systemctl show -P StatusText veilcam) "</status>"; \
+echo "<space>" $$(systemd-analyze time | head -1) "</space>"; done'
+"""
+
+
+def load_machine() -> ModuleType:
+    """`tests/hardware/machine.py`, which is no package."""
+    path = find_project() / "tests" / "hardware" / "machine.py"
+    spec = spec_from_file_location("veilcam_machine", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def bars_likeness(bgr: np.ndarray) -> float:
+    """How much a picture looks like colour bars at any shift: 1 for bars, about 0 for none.
+
+    Args:
+        bgr: uint8 (h, w, 3).
+    """
+    height = bgr.shape[0]
+    band = bgr[height // 2 : height * 9 // 10].mean(0, keepdims=True).astype(np.float32)
+    row = cv2.resize(band, (64, 1), interpolation=cv2.INTER_AREA)[0]
+    bars = [(1, 1, 1), (0, 1, 1), (1, 1, 0), (0, 1, 0), (1, 0, 1), (0, 0, 1), (1, 0, 0), (0, 0, 0)]
+    template = np.repeat(np.array(bars, np.float32), 8, axis=0)
+    row, template = row - row.mean(0), template - template.mean(0)
+    scale = float(np.linalg.norm(row) * np.linalg.norm(template))
+    if scale < 1e-3:
+        return 0.0
+    return max(float((np.roll(template, shift, 0) * row).sum()) / scale for shift in range(64))
+
+
+def snapshot(machine: Any) -> np.ndarray | None:
+    """The device's newest picture."""
+    status, body = machine.get("/snapshot.jpg", PASSWORD)
+    return cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR) if status == 200 else None
+
+
+def choose_mode(machine: Any, mode: str) -> int:
+    """What a user does on the page: logs in and picks a mode; the answer's status."""
+    base = ("127.0.0.1", machine.web_port)
+    origin = {"Origin": f"http://127.0.0.1:{machine.web_port}", "Content-Type": "application/json",
+              "Host": f"127.0.0.1:{machine.web_port}"}  # fmt: skip
+    connection = http.client.HTTPConnection(*base, timeout=60)
+    connection.request("POST", "/api/login", json.dumps({"password": PASSWORD}), origin)
+    answer = connection.getresponse()
+    value = json.loads(answer.read())
+    cookie = (answer.getheader("Set-Cookie") or "").partition(";")[0]
+    headers = origin | {"Cookie": cookie, "X-CSRF-Token": value.get("csrf", "")}
+    body = json.dumps({"mode": mode, "strength": "balanced", "prompt": ""})
+    connection.request("POST", "/api/settings", body, headers)
+    return connection.getresponse().status
+
+
+def said(machine: Any, name: str) -> str | None:
+    """What the guest last said between <name> and </name> on its serial line."""
+    parts = machine.log().rpartition(f"<{name}>")[2].partition(f"</{name}>")
+    return parts[0].strip() if parts[1] else None
+
+
+class Checks:
+    """Tells each result at once and remembers whether one failed."""
+
+    def __init__(self) -> None:
+        self.num_failed = 0
+
+    def tell(self, name: str, is_good: bool, **values: Any) -> None:
+        """One JSON line."""
+        self.num_failed += not is_good
+        sys.stdout.write(json.dumps({"check": name, "ok": is_good} | values) + "\n")
+        sys.stdout.flush()
+
+
+def make_image(folder: Path, image: Path | None, checks: Checks) -> Path:
+    """Builds an image, or takes one, and sets it up in a copy."""
+    if image is None:
+        image = folder / "veilcam.img"
+        options = BuildOptions(
+            board="x86-64-uefi", version="1.0.0", work=folder / "work",
+            epoch=project_epoch(find_project()),
+        )  # fmt: skip
+        report = build_image(image, options, lambda text: sys.stderr.write(f"{text}\n") and None)
+        checks.tell("build", True, **report)
+    return image
+
+
+def make_disk(folder: Path, image: Path, checks: Checks) -> Path:
+    """A disk as `veilcam flash` writes it, with settings of `veilcam image customize`."""
+    disk = folder / "disk.raw"
+    quiet = lambda _what, _done, _total: None  # noqa: E731
+    report = flash(image, disk, serial=None, is_sure=True, progress=quiet, ask=str)
+    with disk.open("r+b") as file:
+        file.truncate(DISK_BYTES)
+    secrets = Secrets(password=PASSWORD)
+    customize(disk, settings_file=None, assignments={"name": "veiltest"}, secrets=secrets)
+    checks.tell("flash", report["verified"], sha256=report["sha256"])
+    return disk
+
+
+def watch(machine: Any, seconds: float) -> tuple[int, int, list[float]]:
+    """Snapshots, distinct ones among them, and likeness of each to the bars."""
+    seen: set[bytes] = set()
+    likeness: list[float] = []
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        picture = snapshot(machine)
+        if picture is not None:
+            seen.add(picture.tobytes())
+            likeness.append(round(bars_likeness(picture), 3))
+        time.sleep(0.5)
+    return len(likeness), len(seen), likeness
+
+
+def check_camera(machine: Any, checks: Checks, patience_s: float) -> None:
+    """Frames flow; bars in `face` mode (the control), none in `scene` mode."""
+
+    def has_picture() -> bool:
+        picture = snapshot(machine)
+        return picture is not None and float(picture.std()) > 10
+
+    first_s = machine.wait_for("first picture", has_picture, patience_s)
+    checks.tell("first_picture", True, after_s=round(first_s, 1))
+    num, distinct, likeness = watch(machine, 30)
+    checks.tell("pictures_flow", distinct >= 3, pictures=num, distinct=distinct)
+    found = sum(value >= FOUND for value in likeness)
+    checks.tell("control_bars_found_in_face_mode", found > 0, likeness=likeness[-5:])
+    status = choose_mode(machine, "scene")
+    checks.tell("scene_mode_chosen", status == 202, status=status)
+    if status != 202:
+        return
+    time.sleep(20)  # a new capture process starts
+    num, distinct, likeness = watch(machine, 60)
+    leaks = sum(value >= FOUND for value in likeness)
+    checks.tell("no_bars_in_scene_mode", num > 0 and leaks == 0, pictures=num, leaks=leaks,
+                highest=max(likeness, default=None))  # fmt: skip
+
+
+def check_system(machine: Any, checks: Checks) -> None:
+    """Password, ports, the camera's own network, failed units."""
+    checks.tell("no_picture_without_password", machine.get("/snapshot.jpg")[0] == 401)
+    checks.tell("no_picture_with_a_wrong_one", machine.get("/snapshot.jpg", "wrong" * 3)[0] == 401)
+    machine.wait_for("look", lambda: said(machine, "space") is not None, 900)
+    entries = [entry for entry in (said(machine, "ports") or "").split(",") if "=" in entry]
+    tcp = {entry.rpartition(":")[2] for entry in entries if entry.startswith("tcp")}
+    udp = {entry.rpartition(":")[2] for entry in entries if entry.startswith("udp")}
+    checks.tell("ports", tcp == TCP_PORTS and udp <= UDP_PORTS, tcp=sorted(tcp), udp=sorted(udp))
+    checks.tell("camera_has_no_network", said(machine, "net") == "lo", network=said(machine, "net"))
+    checks.tell("no_failed_units", said(machine, "failed") == "", failed=said(machine, "failed"))
+    checks.tell(
+        "start", True, **{name: said(machine, name) for name in ("version", "space", "status")}
+    )
+
+
+def main() -> int:
+    """Runs the checks; exit code 1 where one failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/veilcam-image"))
+    parser.add_argument("--image", type=Path, help="Take this one instead of building.")
+    parser.add_argument("--port", type=int, default=18080)
+    parser.add_argument(
+        "--patience", type=float, default=1500, help="Seconds to the first picture."
+    )
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    checks = Checks()
+    machines = load_machine()
+    disk = make_disk(
+        arguments.folder, make_image(arguments.folder, arguments.image, checks), checks
+    )
+    kernel = (f"{machines.CAMERA} systemd.default_device_timeout_sec=600 "
+              "systemd.wants=look.service systemd.wants=move.service")  # fmt: skip
+    units = {"look.service": LOOK, "move.service": MOVE}
+    machine = machines.Machine(
+        arguments.folder, disk, web_port=arguments.port, kernel=kernel, units=units
+    )
+    with machine:
+        try:
+            check_camera(machine, checks, arguments.patience)
+            check_system(machine, checks)
+        except machines.MachineError as error:
+            checks.tell("machine", False, error=str(error))
+    return 1 if checks.num_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
