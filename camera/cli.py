@@ -67,7 +67,10 @@ def cli() -> None:
 )
 @click.argument("source", default="0")
 @click.option("--mode", type=click.Choice(["face", "scene", "frame"]), default="face")
-@click.option("--sink", default="window", help="window, virtual, file:PATH, png:DIR or null.")
+@click.option(
+    "--sink", default="window",
+    help="window, virtual, web[:PORT], rtsp[:PORT], file:PATH, png:DIR or null.",
+)  # fmt: skip
 @BUNDLE
 @STRENGTH
 @PROMPT

@@ -258,6 +258,15 @@ class Publisher:
         self._worker.supervisor.send(control.Done(is_by_viewer))
 
 
+def _opener(worker: Worker) -> "Callable[..., Sink] | None":
+    """What opens a sink that serves, with what the supervisor opened for it."""
+    if not worker.handed:
+        return None
+    from veilcam.camera.sink_served import opener_of
+
+    return opener_of(worker.settings.sink.partition(":")[0], worker.handed)
+
+
 def _leave(_number: int, _frame: "FrameType | None") -> None:
     raise SystemExit(1)  # so that an unfinished file is removed
 
@@ -271,7 +280,7 @@ def main(argv: list[str], open_sink: "Callable[..., Sink] | None" = None) -> int
         from veilcam.camera import ring, sink  # noqa: F401  loaded before the first frame
 
         if wait_for(worker.supervisor, control.Begin) is not None:  # until then this is a spare
-            Publisher(worker, open_sink or sink.open_sink).run()
+            Publisher(worker, open_sink or _opener(worker) or sink.open_sink).run()
     except EOFError:
         return 1
     except BaseException as error:  # told by type and place: a message could hold anything

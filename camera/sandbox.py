@@ -18,7 +18,8 @@ from veilcam.camera.landlock import DEVICE, FOLDER, READ, Rule
 from veilcam.camera.seccomp import Policy
 from veilcam.camera.settings import Settings
 
-LIVE_SINKS = ("window", "virtual", "web", "null")  # who comes back to them sees the newest picture
+# who comes back to them sees the newest picture
+LIVE_SINKS = ("window", "virtual", "web", "rtsp", "null")
 _LOOPBACKS = Path("/sys/devices/virtual/video4linux")
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _SYSTEM = (

@@ -1,9 +1,7 @@
 """`veilcam serve`: the local page. Opens port and password; all work is done by the processes."""
 
 import importlib
-import json
 import logging
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -59,8 +57,10 @@ def serve(
     Raises:
         VeilcamError: Bad input, or what the page needs is not there.
     """
+    check_installed()
     from veilcam.camera.process import python_command
     from veilcam.camera.serve_supervise import ServeSupervisor, StillKeeper
+    from veilcam.camera.serve_thread import handed_over
     from veilcam.camera.serve_words import with_prompt
     from veilcam.camera.session import has_two_processes, load_profile
     from veilcam.camera.settings import PROFILE_KEYS, Settings
@@ -69,7 +69,6 @@ def serve(
 
     if not has_two_processes():
         raise ConfigError(f"the page needs two processes, which {sys.platform} cannot have here")
-    check_installed()
     value = _page_value(options)
     choose(options.strength)
     with listen(options.host, options.port) as listener, _pair() as (ours, theirs):
@@ -88,7 +87,7 @@ def serve(
         )
         if options.prompt:
             settings = with_prompt(settings, options.prompt)
-        with _handed(value) as handed:
+        with handed_over(value) as handed:
             supervisor = ServeSupervisor(
                 settings,
                 StillKeeper(settings, theirs),
@@ -193,18 +192,6 @@ def _pair() -> Iterator[tuple[int, int]]:
     finally:
         for end in ends:
             end.close()
-
-
-@contextmanager
-def _handed(value: dict[str, Any]) -> Iterator[int]:
-    """The page's value in a memory without a name: no argument and no variable shows the hash."""
-    descriptor = os.memfd_create("veilcam-page", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(json.dumps(value).encode())
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _address(host: str, port: int) -> str:

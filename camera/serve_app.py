@@ -1,13 +1,8 @@
 """The page: its routes. Static files come from memory, by exact name: there is no path to leave."""
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import hmac
 import json
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -18,14 +13,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from veilcam.camera import serve_password
 from veilcam.camera.errors import InputError
-from veilcam.camera.serve_guard import App, Guard, Receive, Scope, Send, TooLargeError
+from veilcam.camera.serve_guard import App, Guard, TooLargeError
 from veilcam.camera.serve_pictures import PictureDesk, Refused
-from veilcam.camera.serve_session import Session, Sessions, Tries, is_token
+from veilcam.camera.serve_session import Session, Sessions, is_token
+from veilcam.camera.serve_stream import Gate, StreamRoutes, error_answer
 from veilcam.camera.serve_wire import MAX_UPLOAD_BYTES
 from veilcam.camera.serve_words import unknown_words
-from veilcam.camera.sink_web import BOUNDARY, Stream
+from veilcam.camera.sink_web import Stream
 from veilcam.camera.strength import CHOICES
 
 STATIC = {
@@ -38,10 +33,7 @@ STATIC = {
     "strings.json": "application/json",
     "icon.svg": "image/svg+xml",
 }
-MAX_READERS = 16
 _MAX_JSON_BYTES = 4096
-_PART = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n".encode()
-_STUCK_S = 15.0  # a reader that takes no byte for so long is let go
 _REPORT_CSP = (
     "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
@@ -88,11 +80,10 @@ class PageApp:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._sessions, self._tries = Sessions(), Tries()
-        self._hashing = asyncio.Semaphore(1)  # 64 MiB each
+        self._sessions, self._gate = Sessions(), Gate(page.password_hash)
         self._cookie = f"veilcam_{page.port}"  # cookies do not tell ports apart
         self._static = {name: _load(name) for name in STATIC}
-        self._key, self._known = secrets.token_bytes(32), b""
+        self._live = StreamRoutes(page.stream, self._gate, lambda r: self._find(r) is not None)
 
     def routes(self) -> list[Route]:
         """Every address there is."""
@@ -110,8 +101,7 @@ class PageApp:
             Route("/api/pictures.zip", self._asked(self._zip)),
             Route("/api/pictures/{number}", self._asked(self._picture)),
             Route("/report", self._asked(self._report)),
-            Route("/stream.mjpg", self._live(self._stream)),
-            Route("/snapshot.jpg", self._live(self._snapshot)),
+            *self._live.routes(),
         ]
 
     # --- who may -----------------------------------------------------------------------------
@@ -122,65 +112,21 @@ class PageApp:
     def _asked(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             session = self._find(request)
-            return (
-                _error(401, "log in first") if session is None else await handler(request, session)
-            )
+            if session is None:
+                return error_answer(401, "log in first")
+            return await handler(request, session)
 
         return answer
 
     def _changed(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request, session: Session) -> Response:
             if not is_token(session, request.headers.get("x-csrf-token", "")):
-                return _error(
+                return error_answer(
                     403, "the request lacks the token of this session; load the page anew"
                 )
             return await handler(request, session)
 
         return self._asked(answer)
-
-    def _live(
-        self, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """For players and recorders besides the page: they log in by HTTP Basic."""
-
-        async def answer(request: Request) -> Response:
-            if self._find(request) is None and (refused := await self._basic(request)):
-                return refused
-            return await handler(request)
-
-        return answer
-
-    async def _basic(self, request: Request) -> Response | None:
-        """None where the Authorization header holds the password."""
-        scheme, _, coded = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "basic":
-            return _error(401, "log in first", {"www-authenticate": 'Basic realm="Veilcam"'})
-        try:
-            sent = base64.b64decode(coded, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return _error(400, "authorization")
-        mark = hmac.digest(self._key, sent.encode(), hashlib.sha256)
-        if self._known and hmac.compare_digest(mark, self._known):  # spares the slow hash
-            return None
-        refused = await self._check(request, sent)
-        if refused is None:
-            self._known = mark
-        return refused
-
-    async def _check(self, request: Request, password: str) -> Response | None:
-        """None for the right password, else the answer."""
-        address = request.client.host if request.client else ""
-        if wait_s := self._tries.wait_s(address):
-            headers = {"retry-after": str(int(wait_s) + 1)}
-            return _error(429, "too many tries; wait a little", headers)
-        async with self._hashing:
-            is_right = await asyncio.to_thread(
-                serve_password.is_right, password, self._page.password_hash
-            )
-        if not is_right:
-            return _error(401, "wrong password")
-        self._tries.forgive(address)
-        return None
 
     # --- the page ----------------------------------------------------------------------------
 
@@ -190,15 +136,15 @@ class PageApp:
     async def _file(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in self._static:
-            return _error(404, "nothing there")
+            return error_answer(404, "nothing there")
         return Response(self._static[name], media_type=STATIC[name])
 
     async def _login(self, request: Request) -> Response:
         value = await _json(request)
         password = value.get("password")
         if not isinstance(password, str):
-            return _error(400, "wanted a password")
-        if refused := await self._check(request, password):
+            return error_answer(400, "wanted a password")
+        if refused := await self._gate.check(request, password):
             return refused
         token, session = self._sessions.start()
         response = JSONResponse({"csrf": session.csrf})
@@ -240,32 +186,21 @@ class PageApp:
         value = await _json(request)
         mode, strength, prompt = (value.get(k, "") for k in ("mode", "strength", "prompt"))
         if mode not in self._page.modes or strength not in [choice.value for choice in CHOICES]:
-            return _error(400, "no such mode or strength")
+            return error_answer(400, "no such mode or strength")
         if not isinstance(prompt, str):
-            return _error(400, "wanted a prompt in words")
+            return error_answer(400, "wanted a prompt in words")
         try:
             unknown = unknown_words(prompt.strip(), self._page.words)
         except InputError as error:
-            return _error(400, str(error))
+            return error_answer(400, str(error))
         self._page.wish(mode, strength, prompt.strip())
         return JSONResponse({"unknown": unknown}, status_code=202)
 
     async def _report(self, request: Request, session: Session) -> Response:
         if not self._page.report:
-            return _error(404, "no report was given; see --report")
+            return error_answer(404, "no report was given; see --report")
         headers = {"content-security-policy": _REPORT_CSP, "x-frame-options": "SAMEORIGIN"}
         return Response(self._page.report, media_type="text/html; charset=utf-8", headers=headers)
-
-    async def _stream(self, request: Request) -> Response:
-        if self._page.stream.num_readers >= MAX_READERS:
-            return _error(503, f"{MAX_READERS} readers are there already")
-        return MjpegResponse(self._page.stream)
-
-    async def _snapshot(self, request: Request) -> Response:
-        jpeg = await self._page.stream.snapshot()
-        if jpeg is None:
-            return _error(503, "no picture yet")
-        return Response(jpeg, media_type="image/jpeg")
 
     # --- pictures ----------------------------------------------------------------------------
 
@@ -279,72 +214,27 @@ class PageApp:
             data = await _body(request, MAX_UPLOAD_BYTES)
             made = await self._page.desk.make(session, data, asked.get("name", ""), note)
         except Refused as refused:
-            return _error(refused.status, str(refused))
+            return error_answer(refused.status, str(refused))
         except ClientDisconnect:
-            return _error(400, "cut off")
+            return error_answer(400, "cut off")
         return JSONResponse(made)
 
     async def _picture(self, request: Request, session: Session) -> Response:
         found = self._page.desk.find(session, request.path_params["number"])
         if found is None:
-            return _error(404, "nothing there")
+            return error_answer(404, "nothing there")
         return Response(found.data, media_type=found.mime)
 
     async def _zip(self, request: Request, session: Session) -> Response:
         data = await asyncio.to_thread(self._page.desk.zipped, session)
         if not data:
-            return _error(404, "nothing there")
+            return error_answer(404, "nothing there")
         headers = {"content-disposition": 'attachment; filename="veilcam.zip"'}
         return Response(data, media_type="application/zip", headers=headers)
 
     async def _forget(self, request: Request, session: Session) -> Response:
         self._page.desk.forget(session)
         return JSONResponse({})
-
-
-class MjpegResponse(Response):
-    """A stream of JPEGs that ends with its reader; one who takes nothing is let go.
-
-    Args:
-        stream: Live pictures.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__(media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends until reader or stream end."""
-        headers = [(k, v) for k, v in self.raw_headers if k != b"content-length"]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        pictures = self._stream.pictures()
-        gone = asyncio.create_task(_until_gone(receive))
-        try:
-            while not gone.done() and (jpeg := await _first(pictures, gone)) is not None:
-                body = _PART % len(jpeg) + jpeg + b"\r\n"
-                message = {"type": "http.response.body", "body": body, "more_body": True}
-                await asyncio.wait_for(send(message), _STUCK_S)
-            await send({"type": "http.response.body", "body": f"--{BOUNDARY}--\r\n".encode()})
-        except (TimeoutError, OSError):
-            return
-        finally:
-            gone.cancel()
-            await pictures.aclose()  # type: ignore[attr-defined]
-
-
-async def _first(pictures: AsyncIterator[bytes], gone: "asyncio.Task[None]") -> bytes | None:
-    coming = asyncio.ensure_future(anext(pictures, None))
-    await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
-    if coming.done():
-        return coming.result()
-    coming.cancel()
-    await asyncio.wait({coming})
-    return None
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def make_app(page: Page) -> App:
@@ -357,13 +247,9 @@ def make_app(page: Page) -> App:
 
 async def _refuse(request: Request, problem: Exception) -> Response:
     if isinstance(problem, TooLargeError):
-        return _error(413, "too large")
+        return error_answer(413, "too large")
     status = problem.status_code if isinstance(problem, HTTPException) else 500
-    return _error(status, "nothing there" if status == 404 else "refused")
-
-
-def _error(status: int, problem: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": problem}, status_code=status, headers=headers)
+    return error_answer(status, "nothing there" if status == 404 else "refused")
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:

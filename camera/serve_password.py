@@ -83,6 +83,11 @@ def load(path: Path | None = None) -> str | None:
     return text
 
 
+def hashed(password: str) -> str:
+    """Its argon2 hash, for a run alone."""
+    return str(_hasher().hash(password))
+
+
 def is_right(password: str, stored: str) -> bool:
     """True for the password of that hash. Takes some 50 ms and 64 MiB on purpose."""
     argon2 = _argon2()

@@ -5,14 +5,8 @@ make none of its own; it sees safe frames, and the bytes of pictures that the us
 sends, which it hands on unread.
 """
 
-import asyncio
-import json
-import logging
-import os
 import signal
-import socket
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from uvicorn import Server
-
-    from veilcam.camera.serve_guard import App
+    from veilcam.camera.serve_thread import ServerThread
     from veilcam.camera.sink import Sink
     from veilcam.camera.sink_web import Stream
 
 _CHANGE_S = 8.0  # a blank within that time after a wish is no outage
-_ENDING_S = 3.0
-_MAX_CONNECTIONS = 64
-_MAX_PAGE_BYTES = 64 * 2**20
 
 
 class PagePublisher(Publisher):
@@ -62,55 +51,12 @@ class PagePublisher(Publisher):
             super()._outage(reason)
 
 
-class ServerThread:
-    """A web server in a thread of its own.
-
-    Args:
-        app: What it serves.
-        listener: Descriptor of the bound socket.
-    """
-
-    def __init__(self, app: "App", listener: int) -> None:
-        import uvicorn
-
-        config = uvicorn.Config(
-            app, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None,
-            access_log=False, server_header=False, date_header=False, proxy_headers=False,
-            limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=10,
-            timeout_graceful_shutdown=1, h11_max_incomplete_event_size=16 * 1024,
-        )  # fmt: skip
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # not a line for each bad request
-        self._server: Server = uvicorn.Server(config)
-        self._socket = socket.socket(fileno=os.dup(listener))
-        self._thread = threading.Thread(target=self._work, name="veilcam-http", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
-
-    @property
-    def is_alive(self) -> bool:
-        """False once it has ended, whyever."""
-        return self._thread.is_alive()
-
-    def close(self) -> None:
-        """Ends it."""
-        self._server.should_exit = True
-        self._thread.join(_ENDING_S)
-
-
-def read_handed(descriptor: int) -> dict[str, Any]:
-    """The JSON that the supervisor left in a memory without a name."""
-    size = min(os.fstat(descriptor).st_size, _MAX_PAGE_BYTES)
-    value: dict[str, Any] = json.loads(os.pread(descriptor, size, 0))
-    return value
-
-
 def open_page(worker: Worker) -> "tuple[PagePublisher, ServerThread, Stream]":
     """Page, server and loop of this process, connected."""
     from veilcam.camera.errors import SinkError
     from veilcam.camera.serve_app import Page, make_app
     from veilcam.camera.serve_pictures import PictureDesk
+    from veilcam.camera.serve_thread import ServerThread, read_handed
     from veilcam.camera.serve_wire import MAX_RESULT_BYTES, Wire
     from veilcam.camera.sink_web import Stream, WebSink
 

@@ -93,8 +93,10 @@ def run_session(
         from veilcam.camera.single import run_in_one
 
         return run_in_one(source_spec, sink_spec, bundle, delay_frames, max_frames, profile)
+    from veilcam.camera.process import python_command
     from veilcam.camera.sandbox import camera_device
     from veilcam.camera.settings import PROFILE_KEYS, Settings
+    from veilcam.camera.sink_served import opened_for
     from veilcam.camera.supervise import Supervisor
 
     settings = Settings(
@@ -109,8 +111,13 @@ def run_session(
         # camera needs longer to answer.
         source_limit_s=0.9 if camera_device(source_spec) else 10.0,
     )
-    with _interrupts() as interrupt:
-        report = Supervisor(settings, require_barriers=require_barriers).run(interrupt.is_set)
+    with _interrupts() as interrupt, opened_for(sink_spec) as handed:
+        supervisor = Supervisor(
+            settings, require_barriers=require_barriers, handed=handed,
+            # who watches a stream wants a clip in real time, and again
+            capture_command=python_command("veilcam.camera.serve_capture") if handed else (),
+        )  # fmt: skip
+        report = supervisor.run(interrupt.is_set)
     return report, interrupt.is_set()
 
 

@@ -2,6 +2,7 @@
 
 window        a window on the screen        virtual       a virtual camera (v4l2loopback)
 file:PATH     H.264 clip, or one picture    png:DIR       numbered pictures
+web[:PORT]    MJPEG stream                   rtsp[:PORT]   H.264 stream; both: `sink_served`
 null          nowhere
 """
 
@@ -190,4 +191,7 @@ def open_sink(spec: str, *, size_hw: tuple[int, int], fps: float) -> Sink:
         return VirtualSink(size_hw, fps)
     if spec == "null":
         return NullSink()
-    raise SinkError(f"unknown sink {spec!r}; wanted window, virtual, file:PATH, png:DIR or null")
+    if kind in ("web", "rtsp"):
+        raise SinkError(f"sink {kind} needs two processes, which this system does not have")
+    wanted = "window, virtual, web[:PORT], rtsp[:PORT], file:PATH, png:DIR or null"
+    raise SinkError(f"unknown sink {spec!r}; wanted {wanted}")

@@ -11,7 +11,7 @@ import numpy as np
 from veilcam.camera import serve_password
 from veilcam.camera.serve_app import Page, make_app
 from veilcam.camera.serve_pictures import PictureDesk
-from veilcam.camera.serve_publish import ServerThread
+from veilcam.camera.serve_thread import ServerThread
 from veilcam.camera.serve_wire import MAX_RESULT_BYTES, MAX_UPLOAD_BYTES, Parcel, Wire
 from veilcam.camera.sink_web import Stream
 from veilcam.camera.types import SafeFrame

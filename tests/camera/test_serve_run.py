@@ -206,7 +206,8 @@ def animated() -> bytes:
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (bomb, "far more pixels"), (wide_bomb, "far more pixels"), (cmyk, "CMYK"), (animated, "animated"),
+        (bomb, "far more pixels"), (wide_bomb, "far more pixels"), (cmyk, "CMYK"),
+        (animated, "animated"),
         (lambda: as_file(demo_frame(), ".jpg")[:20_000], "truncated"),
         (lambda: b"\x89PNG\r\n\x1a\n" + bytes(5000), "broken"),
         (lambda: as_file(np.zeros((8, 8, 3), np.uint8), ".png"), "px"),

@@ -1,0 +1,73 @@
+"""A web server beside a loop, in a thread of its own, and what it is handed by the supervisor."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from veilcam.camera.serve_guard import App
+
+_ENDING_S = 3.0
+_MAX_CONNECTIONS = 64
+_MAX_HANDED_BYTES = 64 * 2**20
+
+
+class ServerThread:
+    """A web server in a thread of its own.
+
+    Args:
+        app: What it serves.
+        listener: Descriptor of the bound socket.
+    """
+
+    def __init__(self, app: App, listener: int) -> None:
+        config = uvicorn.Config(
+            app, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None,
+            access_log=False, server_header=False, date_header=False, proxy_headers=False,
+            limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=10,
+            timeout_graceful_shutdown=1, h11_max_incomplete_event_size=16 * 1024,
+        )  # fmt: skip
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # not a line for each bad request
+        self._server = uvicorn.Server(config)
+        self._socket = socket.socket(fileno=os.dup(listener))
+        self._thread = threading.Thread(target=self._work, name="veilcam-http", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+    @property
+    def is_alive(self) -> bool:
+        """False once it has ended, whyever."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._server.should_exit = True
+        self._thread.join(_ENDING_S)
+
+
+def read_handed(descriptor: int) -> dict[str, Any]:
+    """The JSON that the supervisor left in a memory without a name."""
+    size = min(os.fstat(descriptor).st_size, _MAX_HANDED_BYTES)
+    value: dict[str, Any] = json.loads(os.pread(descriptor, size, 0))
+    return value
+
+
+@contextmanager
+def handed_over(value: dict[str, Any]) -> Iterator[int]:
+    """JSON in a memory without a name: no argument and no variable shows what is in it."""
+    descriptor = os.memfd_create("veilcam-page", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(json.dumps(value).encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
