@@ -193,5 +193,5 @@ def open_sink(spec: str, *, size_hw: tuple[int, int], fps: float) -> Sink:
         return NullSink()
     if kind in ("web", "rtsp"):
         raise SinkError(f"sink {kind} needs two processes, which this system does not have")
-    wanted = "window, virtual, web[:PORT], rtsp[:PORT], file:PATH, png:DIR or null"
+    wanted = "window, virtual, file:PATH, png:DIR, web[:PORT], rtsp[:PORT] or null"
     raise SinkError(f"unknown sink {spec!r}; wanted {wanted}")

@@ -177,7 +177,7 @@ def open_helper(host: str, port: int, password: str) -> Iterator[int]:
     process = subprocess.Popen(
         [python, "-I", str(helper)], stdin=theirs, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, start_new_session=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        env={"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")},
     )  # fmt: skip
     os.close(theirs)
     try:
