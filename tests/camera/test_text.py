@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veilcam.camera import cast as casts
-from veilcam.camera.cast import Cast, cast_of_options, cast_of_values, read_cast
+from veilcam.camera import cli, session
+from veilcam.camera.cast import Cast
 from veilcam.camera.casting import Caster, casting_for, check_cast
+from veilcam.camera.clip import ClipSource
 from veilcam.camera.code import HEAD_FIELDS, Encoder
-from veilcam.camera.control import ProtocolError
 from veilcam.camera.errors import ConfigError, GraphError, InputError, SinkError
 from veilcam.camera.imagine import imagine
 from veilcam.camera.light import SKIN_CLASSES, skin_class
-from veilcam.camera.manifest import Bundle, load_bundle
+from veilcam.camera.manifest import Bundle, default_bundle_path, load_bundle
+from veilcam.camera.pictures import protect
 from veilcam.camera.settings import Settings, from_values
+from veilcam.camera.source import demo_clip
 from veilcam.camera.text import TextPart
 from veilcam.camera.text_looks import Looks
 from veilcam.camera.text_tokens import (
@@ -123,26 +128,27 @@ def bundle(make_bundle: Callable[..., Path], tmp_path: Path) -> Bundle:
     return load_bundle(make_bundle(tmp_path / "flat.veil"))
 
 
+def write_beside(bundle: Bundle, /, **changes: Any) -> Path:
+    """Writes a text part beside a bundle; `changes` replace keys of its manifest."""
+    folder = bundle.path.parent / "text.veil"
+    folder.mkdir()
+    (folder / "text.onnx").write_bytes(_graph())
+    np.savez(folder / "looks.npz", **make_looks(len(bundle.mean)).arrays())
+    manifest = {
+        "schema_version": 1,
+        "vocabulary": WORDS,
+        "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()},
+        "bundle": {"fp32.onnx": bundle.manifest["files"]["fp32.onnx"]},
+        "reach": {x.name: dict.fromkeys(x.classes, x.name != "glasses") for x in LOOKS},
+    } | changes
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
 @pytest.fixture
 def write_part(bundle: Bundle) -> WritePart:
-    """Writes a text part beside the flat bundle; `changes` replace keys of its manifest."""
-
-    def write(**changes: Any) -> Path:
-        folder = bundle.path.parent / "text.veil"
-        folder.mkdir()
-        (folder / "text.onnx").write_bytes(_graph())
-        np.savez(folder / "looks.npz", **make_looks().arrays())
-        manifest = {
-            "schema_version": 1,
-            "vocabulary": WORDS,
-            "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()},
-            "bundle": {"fp32.onnx": bundle.manifest["files"]["fp32.onnx"]},
-            "reach": {x.name: dict.fromkeys(x.classes, x.name != "glasses") for x in LOOKS},
-        } | changes
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        return folder
-
-    return write
+    """The writer above, for the flat bundle."""
+    return partial(write_beside, bundle)
 
 
 @pytest.fixture
@@ -372,49 +378,6 @@ def test_imagine_refuses_outputs_it_cannot_write(
         imagine("old", tmp_path / name, bundle=bundle.path)
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ('1 = "old"\n2 = "young"', Cast(people=("old", "young"))),
-        ('3 = "old"\nothers = "young"', Cast(people=("", "", "old"), others="young")),
-    ],
-)
-def test_cast_files_are_read(tmp_path: Path, text: str, wanted: Cast) -> None:
-    path = tmp_path / "cast.toml"
-    path.write_text(text)
-    assert read_cast(path) == wanted
-    assert cast_of_values(wanted.to_values()) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("", "casts nobody"),
-        ("1 = ", "cannot be read as TOML"),
-        ('0 = "old"', "got person '0', wanted 1 to 32 or others"),
-        ('anna = "old"', "got person 'anna'"),
-        ("1 = 2", "person 1: wanted a text"),
-        (f'1 = "{"o" * 201}"', "at most 200 letters"),
-    ],
-)
-def test_other_files_are_refused(tmp_path: Path, text: str, match: str) -> None:
-    path = tmp_path / "cast.toml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=match):
-        read_cast(path)
-
-
-def test_options_make_a_cast(tmp_path: Path) -> None:
-    path = tmp_path / "cast.toml"
-    path.write_text('1 = "old"')
-    assert cast_of_options(None, None) is None
-    assert cast_of_options("young", path) == Cast(people=("old",), others="young")
-    with pytest.raises(ConfigError, match="--prompt is empty"):
-        cast_of_options(" ", None)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        cast_of_options(None, tmp_path / "none.toml")
-
-
 def test_settings_carry_the_cast_to_the_other_process(part: TextPart, bundle: Bundle) -> None:
     casts.choose_cast(Cast(people=("old",)))
     values = Settings(source="demo", sink="null").to_values()
@@ -424,13 +387,68 @@ def test_settings_carry_the_cast_to_the_other_process(part: TextPart, bundle: Bu
     assert casting_for(bundle) is not None
 
 
-@pytest.mark.parametrize("cast", [{"0": "old"}, {"1": 5}, {"x": "old"}])
-def test_settings_with_another_cast_are_refused(cast: dict[str, Any]) -> None:
-    values = Settings(source="demo", sink="null").to_values() | {"cast": cast}
-    with pytest.raises(ProtocolError, match="wrong cast"):
-        from_values(values)
-
-
 def test_the_skin_token_has_the_classes_that_compose_knows() -> None:
     skin = next(look for look in LOOKS if look.name == "skin")
     assert len(skin.classes) == len(SKIN_CLASSES)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """A copy of the package's generator, with words beside it."""
+    folder = tmp_path / "copy" / "face.veil"
+    shutil.copytree(default_bundle_path(), folder)
+    write_beside(load_bundle(folder))
+    return folder
+
+
+@pytest.mark.skipif(not session.has_two_processes(), reason="two processes need Linux")
+def test_a_run_is_cast_in_the_other_process(
+    real: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "demo", "--sink", f"file:{tmp_path / 'out.mp4'}", "--frames", "3", "--json"]
+    arguments += ["--bundle", str(real), "--prompt", "an old robot, smiling"]
+    assert cli.call(arguments) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert (report["frames_out"], report["frames_blank"], report["faults"]) == (3, 0, 0)
+    assert report["heads_replaced"] > 0
+    assert [text.split(":")[0] for text in report["cast_warnings"]] == [
+        "words that are not known and were left out",
+        "pose and expression come from the camera",
+    ]
+
+
+def test_a_picture_is_cast(real: Path) -> None:
+    source = ClipSource(demo_clip())
+    frame = source.read()
+    source.close()
+    assert frame is not None
+    safe = protect(frame.bgr, bundle=real, prompt="an old person with dark skin")
+    assert safe.reason == ""
+    assert (safe.bgr != frame.bgr).any()
+    with pytest.raises(InputError, match="robot"):
+        protect(frame.bgr, bundle=real, prompt="robot")
+    with pytest.raises(ConfigError, match="--prompt is empty"):
+        protect(frame.bgr, bundle=real, prompt="")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demo", "--sink", "null", "--prompt", "robot"], "no word that is known"),
+        (["run", "demo", "--sink", "null", "--cast", "none.toml"], "none.toml cannot be read"),
+        (["imagine", "old", "-o", "sheet.gif"], "wanted .png"),
+        (["imagine", " ", "-o", "sheet.png"], "the prompt is empty"),
+    ],
+)
+def test_bad_words_are_one_line_and_exit_2(
+    part: TextPart,
+    bundle: Bundle,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert cli.call([*arguments, "--bundle", str(bundle.path), "--json"]) == 2
+    captured = capfd.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert json.loads(captured.out)["exit_code"] == 2
