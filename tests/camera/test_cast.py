@@ -7,6 +7,7 @@ import pytest
 
 from veilcam.camera.cast import Cast, cast_of_options, cast_of_values, read_cast
 from veilcam.camera.control import ProtocolError
+from veilcam.camera.errors import ConfigError
 from veilcam.camera.settings import Settings, from_values
 
 
