@@ -150,7 +150,7 @@ class PageApp:
         response = JSONResponse({"csrf": session.csrf})
         response.set_cookie(
             self._cookie, token, path="/", httponly=True, samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=request.headers["origin"].startswith("https:"),  # a TLS proxy before us
         )  # fmt: skip
         return response
 

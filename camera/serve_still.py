@@ -14,12 +14,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from veilcam.camera.barriers import raise_barriers
+from veilcam.camera.barriers import Plan, raise_barriers
 from veilcam.camera.control import Barriers, Setup
 from veilcam.camera.errors import ConfigError, InputError, SourceError, VeilcamError
 from veilcam.camera.link import Link
 from veilcam.camera.sandbox import capture_plan
 from veilcam.camera.serve_wire import MAX_UPLOAD_BYTES, Parcel, Wire, WireError
+from veilcam.camera.serve_words import with_prompt
 from veilcam.camera.settings import Settings, from_values
 from veilcam.camera.worker import wait_for
 
@@ -139,6 +140,11 @@ def serve(wire: Wire, desk: Desk, is_over: Any) -> None:
         heard_s = time.monotonic()
 
 
+def _plan(settings: Settings) -> Plan:
+    """Barriers of capture, without a camera but with the words of prompts."""
+    return capture_plan(with_prompt(replace(settings, source="demo"), "any"))
+
+
 def _prepare() -> None:
     """Imports all a picture needs, so that nothing is looked for while there is one."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -164,7 +170,7 @@ def main(argv: list[str]) -> int:
     if setup is None:
         return 1
     settings = from_values(setup.values)
-    supervisor.send(Barriers(raise_barriers(capture_plan(replace(settings, source="demo")))))
+    supervisor.send(Barriers(raise_barriers(_plan(settings))))
     if os.getppid() != parent:
         return 1
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))

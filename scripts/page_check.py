@@ -142,7 +142,7 @@ def watch(page: Any, check: Check, shots: Path) -> None:
     check("live_distinct", len(set(means)), len(set(means)) >= 4)
     until(page, "document.querySelectorAll('#stages tbody tr').length >= 5")
     page.wait_for_timeout(9000)
-    page.screenshot(path=shots / "live-light.png")
+    page.screenshot(path=shots / "live-light.png", full_page=True)
     check("barriers", page.inner_text("#barriers-sum"), page.is_visible("#barriers-sum.good"))
     page.click("label.choice:has(input[value=strict])")
     until(page, "fetch('/api/status').then(r => r.json()).then(v => v.strength === 'strict')")

@@ -246,7 +246,7 @@ async function applySettings() {
 function showPromise() {
   const {bundle, strengths} = state.claims
   byId('promise').replaceChildren(
-    block('promise.leaves', list(['promise.leaves.1', 'promise.leaves.2', 'promise.leaves.3']), 'kind.built'),
+    block('promise.leaves', list([...state.claims.modes.map((mode) => `mode.${mode}.leaves`), 'promise.leaves.barriers']), 'kind.built'),
     block('promise.code', codeTable(strengths), 'kind.promise', [t('promise.code.lead')], [t('promise.code.epsilon')]),
     block('promise.training', trainingText(bundle), 'kind.promise'),
     block('promise.not', list(['promise.not.1', 'promise.not.2', 'promise.not.3', 'promise.not.4']), 'kind.not'),

@@ -118,7 +118,12 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(stranger) -> None
     headers = stranger.log_in()
     found = {part.strip().lower() for part in headers["set-cookie"].split(";")[1:]}
     assert {"httponly", "samesite=strict", "path=/"} <= found
+    assert "secure" not in found  # plain HTTP, which would lose it
     assert len(stranger.cookie) > 50
+    origin = f"https://127.0.0.1:{stranger.port}"  # as behind a proxy with TLS
+    body = {"password": parts.PASSWORD}
+    cookie = stranger.ask("POST", "/api/login", body, Origin=origin)[1]["set-cookie"]
+    assert "secure" in cookie.lower()
     assert parts.PASSWORD not in str(headers)
 
 
