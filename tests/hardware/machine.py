@@ -14,7 +14,7 @@ from pathlib import Path
 
 FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-CAMERA = "modules_load=vivid vivid.n_devs=1 vivid.node_types=0x1"
+CAMERA = "no_timer_check modules_load=vivid vivid.n_devs=1 vivid.node_types=0x1"
 _POLL_S = 2.0
 
 
@@ -31,16 +31,20 @@ class Machine:
         web_port: Port of this machine that leads to its port 80.
         kernel: Further kernel arguments.
         units: Further systemd units, name -> text, handed over by the firmware (SMBIOS).
+        changes: The same for what is changed in units that are there.
         memory_mb: Its memory.
     """
 
     def __init__(
         self, folder: Path, disk: Path, *, web_port: int, kernel: str = CAMERA,
-        units: dict[str, str] | None = None, memory_mb: int = 2048,
+        units: dict[str, str] | None = None, changes: dict[str, str] | None = None,
+        memory_mb: int = 2048,
     ) -> None:  # fmt: skip
         self.folder, self.disk, self.web_port = folder, disk, web_port
         self.serial = folder / "serial.log"
-        self._kernel, self._units, self._memory_mb = kernel, units or {}, memory_mb
+        self._kernel, self._memory_mb = kernel, memory_mb
+        self._handed = {f"extra-unit.{name}": text for name, text in (units or {}).items()}
+        self._handed |= {f"unit-dropin.{name}": text for name, text in (changes or {}).items()}
         self._process: subprocess.Popen[bytes] | None = None
         self.started_s = 0.0
 
@@ -113,13 +117,13 @@ class Machine:
 
     def _command(self, variables: Path) -> list[str]:
         strings = [f"io.systemd.stub.kernel-cmdline-extra={self._kernel}"]
-        for name, text in self._units.items():
+        for name, text in self._handed.items():
             coded = base64.b64encode(text.encode()).decode()
-            strings.append(f"io.systemd.credential.binary:systemd.extra-unit.{name}={coded}")
+            strings.append(f"io.systemd.credential.binary:systemd.{name}={coded}")
         smbios = [part for text in strings for part in ("-smbios", f"type=11,value={_comma(text)}")]
         return [
-            "nice", "-n", "5", "qemu-system-x86_64", "-machine", "q35",
-            "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(self._memory_mb),
+            "qemu-system-x86_64", "-machine", "q35",
+            "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", str(self._memory_mb),
             "-nodefaults", "-display", "none", "-no-user-config",
             "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}",
             "-drive", f"if=pflash,format=raw,file={variables}",
