@@ -123,7 +123,8 @@ class Machine:
         smbios = [part for text in strings for part in ("-smbios", f"type=11,value={_comma(text)}")]
         return [
             "qemu-system-x86_64", "-machine", "q35",
-            "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2", "-m", str(self._memory_mb),
+            "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2",
+            "-m", str(self._memory_mb),
             "-nodefaults", "-display", "none", "-no-user-config",
             "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}",
             "-drive", f"if=pflash,format=raw,file={variables}",
