@@ -215,5 +215,13 @@ def read_federation(path: Path) -> Federation:
             raise ConfigError(f"{path}: {key}={value!r} has the wrong type")
     if missing := {"name", "num_nodes", "epsilon", "delta"} - set(table):
         raise ConfigError(f"{path}: [federation] lacks {sorted(missing)}")
-    given = {k: float(v) if wanted[k] is float else v for k, v in table.items()}
+    given: dict[str, Any] = {k: float(v) if wanted[k] is float else v for k, v in table.items()}
     return Federation(**given)
+
+
+def write_federation(path: Path, federation: Federation) -> None:
+    """What `read_federation` reads."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in asdict(federation).items()]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("\n".join(["[federation]", *lines, ""]))
+    partial.replace(path)

@@ -1,35 +1,13 @@
 """What a curious server can make of what it sees: a matching attack on updates.
 
-The attacker knows the model, the public faces and a gallery of candidates, the true person among
-them. It computes the update that a camera with each candidate would send and picks the one nearest
-to what it saw. On an update without noise that always finds the person (the positive control);
-behind a mask it must be no better than chance.
+The attacker knows the model, the public faces and the features of candidates, the true one among
+them: single people, or all people of a camera. It computes the update that each would send
+(`federate_fleet.updates_of`) and picks the one nearest to what it saw. On an update without noise
+that always finds the right one (the positive control); behind a mask it must be chance.
 """
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-
-from veilcam.model.federate import Federation
-from veilcam.model.federate_task import Task
-
-
-def candidate_updates(
-    federation: Federation,
-    task: Task,
-    params: Float[np.ndarray, " p"],
-    gallery: Float[np.ndarray, "n d"],
-) -> Float[np.ndarray, "n p"]:
-    """The clipped update of a camera that saw only each one of the gallery."""
-
-    @jax.jit
-    def one(row: jax.Array) -> jax.Array:
-        update = task.contribution(jnp.asarray(params, jnp.float32), row[None], jnp.ones(1))
-        norm = jnp.linalg.norm(update)
-        return update * jnp.minimum(1.0, federation.l2_clip_norm / jnp.maximum(norm, 1e-12))
-
-    return np.asarray(jax.lax.map(one, jnp.asarray(gallery)))
 
 
 def ranks(

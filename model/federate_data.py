@@ -40,7 +40,7 @@ class Basis:
     def __call__(self, vectors: Float[np.ndarray, "n v"]) -> Float[np.ndarray, "n d"]:
         """Features, bounded."""
         rows = (vectors - self.mean) @ self.axes
-        return np.clip(rows, -_BOUND, _BOUND).astype(np.float32)
+        return np.asarray(np.clip(rows, -_BOUND, _BOUND), np.float32)
 
     @classmethod
     def fit(cls, vectors: Float[np.ndarray, "n v"], size: int) -> "Basis":
@@ -131,7 +131,12 @@ def write_people(
     path: Path, basis: Basis, vectors: Float[np.ndarray, "n v"], people: list[str]
 ) -> None:
     """Features of private people, readable by their owner only."""
-    _write(path, 0o600, x=basis(vectors), person=np.array(people))
+    write_rows(path, basis(vectors), np.array(people))
+
+
+def write_rows(path: Path, rows: Float[np.ndarray, "n d"], people: np.ndarray) -> None:
+    """The same, described before."""
+    _write(path, 0o600, x=rows, person=people)
 
 
 def load_features(path: Path, size: int) -> tuple[Float[np.ndarray, "n d"], np.ndarray]:
@@ -182,7 +187,7 @@ def _write(path: Path, mode: int, **arrays: np.ndarray) -> None:
     partial = path.with_name(f".{path.name}.partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     with os.fdopen(os.open(partial, flags, mode), "wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, allow_pickle=False, **arrays)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)

@@ -1,6 +1,7 @@
 """A whole fleet in one process, and the same training without a fleet to compare it with."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -56,6 +57,26 @@ class LocalFleet:
             node.close()
 
 
+def updates_of(
+    federation: Federation, task: Task, params: Float[np.ndarray, " p"], cameras: list[np.ndarray]
+) -> Float[np.ndarray, "n p"]:
+    """Clipped updates without noise, one for each camera's rows: what must never be sent."""
+    rows, weights = _padded(cameras, federation.feature_size)
+    clip = federation.l2_clip_norm
+    return np.asarray(_clipped(task, jnp.asarray(params, jnp.float32), rows, weights, clip))
+
+
+@partial(jax.jit, static_argnums=0)
+def _clipped(
+    task: Task, params: jax.Array, rows: jax.Array, weights: jax.Array, bound: float
+) -> jax.Array:
+    def one(camera: jax.Array, weight: jax.Array) -> jax.Array:
+        update = task.contribution(params, camera, weight)
+        return update * jnp.minimum(1.0, bound / jnp.maximum(jnp.linalg.norm(update), 1e-12))
+
+    return jax.vmap(one)(rows, weights)
+
+
 def train_plain(
     federation: Federation,
     task: Task,
@@ -74,22 +95,13 @@ def train_plain(
     bound = np.inf if is_alone else federation.l2_clip_norm
     prob = 1.0 if is_alone else federation.sampling_prob
 
-    @jax.jit
-    def total(params: jax.Array, chosen: jax.Array) -> jax.Array:
-        def one(camera: jax.Array, weight: jax.Array) -> jax.Array:
-            update = task.contribution(params, camera, weight)
-            return update * jnp.minimum(1.0, bound / jnp.maximum(jnp.linalg.norm(update), 1e-12))
-
-        return chosen @ jax.vmap(one)(rows, weights)
-
     params = task.initial()
     velocity, average, count = np.zeros_like(params), np.zeros_like(params), 0
     expected = len(cameras) * prob
     for index in range(federation.rounds):
         chosen = random.random(len(cameras)) < prob
-        added = np.asarray(
-            total(jnp.asarray(params, jnp.float32), jnp.asarray(chosen, jnp.float32))
-        )
+        start = jnp.asarray(params, jnp.float32)
+        added = chosen @ np.asarray(_clipped(task, start, rows, weights, bound))
         noisy = added + random.normal(0.0, noise_stddev, task.size)
         params, velocity = task.step(params, velocity, noisy / expected)
         if (index + 1) * 2 > federation.rounds:

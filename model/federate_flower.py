@@ -85,11 +85,6 @@ def grid_exchange(grid: Grid, node_ids: Mapping[str, int]) -> Exchange:
     return exchange
 
 
-server_app = ServerApp()
-no_client = ClientApp()  # nodes answer by their installed code, never by an application sent
-
-
-@server_app.main()
 def serve(grid: Grid, context: Context) -> None:
     """Conducts the federation of the folder that the run names."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -106,6 +101,11 @@ def serve(grid: Grid, context: Context) -> None:
         raise
     finally:
         (folder / "done.json").write_text(json.dumps(told))
+
+
+server_app = ServerApp()
+server_app.main()(serve)
+no_client = ClientApp()  # nodes answer by their installed code, never by an application sent
 
 
 def conduct(grid: Grid, folder: Path, timeout_s: float) -> None:

@@ -222,7 +222,7 @@ class Assembly:
         Raises:
             AggregationError: Somebody's secret can't be put together: too few holders are left.
         """
-        total = np.sum(list(self._masked.values()), axis=0, dtype=np.uint32)
+        total = np.asarray(np.sum(list(self._masked.values()), axis=0, dtype=np.uint32))
         for name in self.sharers:
             holders = self.neighbours[name]
             shares = [

@@ -7,9 +7,9 @@ protocol: see docs/federated.md.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class Share:
         self._federation = federation
         self._size = task.size
         self._people = people
-        self._clipped = _compiled(federation, task)
+        self._clipped = _compiled(federation, cast(Hashable, task))
 
     def __call__(
         self, params: Float[np.ndarray, " p"], stage: Mechanism, permit: Permit
@@ -76,8 +76,9 @@ class Share:
 
 
 @lru_cache(maxsize=8)
-def _compiled(federation: Federation, task: Task) -> Callable[..., Any]:
-    """The clipped update, compiled once for all cameras of a process."""
+def _compiled(federation: Federation, key: Hashable) -> Callable[..., Any]:
+    """The clipped update of a task (the key), compiled once for all cameras of a process."""
+    task = cast(Task, key)
 
     def update(params: Any, camera: Any, key: Any) -> Any:
         return task.contribution(params, camera["x"], camera["weight"])

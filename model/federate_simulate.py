@@ -4,6 +4,7 @@ Everything but the network is the real thing: keys, signatures, masks, ledgers, 
 runs the same through Flower's simulation (its Ray engine), one message for each stage and node.
 """
 
+import logging
 import resource
 import tempfile
 import time
@@ -21,6 +22,7 @@ from veilcam.model.federate_wire import Round
 from veilcam.model.privacy import epsilon_of
 from veilcam.model.private_latents import is_held_out
 
+_log = logging.getLogger(__name__)
 _SETTINGS: dict[str, Any] = {  # chosen on public faces alone, see docs/federated.md
     "l2_clip_norm": 0.3, "local_steps": 5, "learning_rate": 0.5, "weight_decay": 0.01,
 }  # fmt: skip
@@ -59,6 +61,7 @@ def simulate(
         for _ in range(repeats):
             train = rows[~held], people[~held]
             told.append(_row(federation, public, *train, judge, engine, people_path, public_path))
+            _log.info("%s", told[-1])
     one = one_machine(federation, public, rows[~held], people[~held], judge)
     return {"engine": engine, "rows": told, "one_machine": one}
 
@@ -158,7 +161,7 @@ def run_local(
     federation: Federation, public: np.ndarray, rows: np.ndarray, people: np.ndarray
 ) -> tuple[np.ndarray, list[Round]]:
     """All rounds with every node in this process."""
-    _allow_files(2 * federation.num_nodes + 200)  # every ledger is locked
+    allow_files(2 * federation.num_nodes + 200)
     head = Head(federation, public)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -171,7 +174,8 @@ def run_local(
             return conductor.result, reports
 
 
-def _allow_files(wanted: int) -> None:
+def allow_files(wanted: int) -> None:
+    """Lets this process have so many files open, as far as it may: every ledger is locked."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))

@@ -31,7 +31,8 @@ def only_fleet_from_afar(app: App) -> App:
 
 
 def _may_pass(scope: Scope) -> bool:
-    if scope["type"] == "http" and scope["path"].startswith("/v1/fleet/"):
+    parts = scope["path"].split("/") if scope["type"] == "http" else []
+    if parts[:3] == ["", "v1", "fleet"] and ".." not in parts:
         return True
     client = scope.get("client")
     try:
@@ -51,7 +52,7 @@ def main() -> None:
     def run(app: App, **options: Any) -> None:
         start(only_fleet_from_afar(app), proxy_headers=False, **options)
 
-    uvicorn.run = run
+    vars(uvicorn)["run"] = run  # Flower starts the server by this name
     flower_superlink()
 
 

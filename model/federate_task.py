@@ -55,7 +55,7 @@ def load_public(path: Path, federation: Federation) -> Float[np.ndarray, "n d"]:
     """
     try:
         with np.load(path) as file:
-            rows = file["x"].astype(np.float32)
+            rows: np.ndarray = file["x"].astype(np.float32)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: wanted public features as the array x: {error}") from error
     if rows.ndim != 2 or rows.shape[1] != federation.feature_size:
@@ -118,10 +118,10 @@ class Head:
             return private + public + self._f.weight_decay / 2 * (w @ w)
 
         def step(_: Any, w: Float[Array, " p"]) -> Float[Array, " p"]:
-            return w - self._f.learning_rate * jax.grad(loss)(w)
+            return jnp.asarray(w - self._f.learning_rate * jax.grad(loss)(w))
 
         moved = jax.lax.fori_loop(0, self._f.local_steps, step, params)
-        return jnp.where(total > 0, moved - params, 0.0)
+        return jnp.asarray(jnp.where(total > 0, moved - params, 0.0))
 
     def step(
         self, params: np.ndarray, velocity: np.ndarray, mean: np.ndarray

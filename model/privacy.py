@@ -208,7 +208,7 @@ class Release:
             return jax.tree.map(jnp.add, total, part)
 
         self._add_into = jax.jit(add_into, donate_argnums=0)
-        self._add_noise = jax.jit(self._noisy)
+        self._add_noise = jax.jit(lambda total, key: noisy(mechanism, total, key))
 
     def __call__(
         self, shared: Any, batch: PrivateBatch, permit: Permit, *, key: jax.Array | None = None
@@ -234,11 +234,11 @@ class Release:
         shapes = jax.eval_shape(self._function, shared, person, key)
         return jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
 
-    def _noisy(self, total: Any, key: jax.Array) -> Any:
-        privatizer = noise_addition.gaussian_privatizer(
-            stddev=self.mechanism.noise_stddev, prng_key=key
-        )
-        return privatizer.update(total, privatizer.init(total))[0]
+
+def noisy(mechanism: Mechanism, total: Any, key: jax.Array) -> Any:
+    """A clipped sum plus the mechanism's noise."""
+    privatizer = noise_addition.gaussian_privatizer(stddev=mechanism.noise_stddev, prng_key=key)
+    return privatizer.update(total, privatizer.init(total))[0]
 
 
 def secret_key() -> jax.Array:

@@ -23,7 +23,18 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "veilcam-stamp.json"
-EXTRAS = ("virtual", "album", "social", "serve", "train", "export", "bench", "dev")
+EXTRAS = (
+    "virtual",
+    "album",
+    "social",
+    "serve",
+    "train",
+    "federate",
+    "simulation",
+    "export",
+    "bench",
+    "dev",
+)
 
 
 def _say(text: str) -> None:

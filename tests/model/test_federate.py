@@ -19,8 +19,8 @@ pytest.importorskip("Crypto", reason="./scripts/setup federate")
 from veilcam.camera.errors import ConfigError, InputError
 from veilcam.model import federate_share
 from veilcam.model.federate import Federation, read_federation
-from veilcam.model.federate_attack import candidate_updates, ranks
-from veilcam.model.federate_fleet import LocalFleet, auc, train_plain
+from veilcam.model.federate_attack import ranks
+from veilcam.model.federate_fleet import LocalFleet, auc, train_plain, updates_of
 from veilcam.model.federate_node import Payload
 from veilcam.model.federate_rounds import LOG, Conductor, FederationStopped
 from veilcam.model.federate_task import Head, MomentsTask
@@ -453,7 +453,7 @@ def test_a_curious_server_finds_people_in_plain_updates_only(tmp_path: Path) -> 
         with Conductor(fed, head, fleet.roster, tmp_path / "s", tapped) as conductor:
             start = conductor.params
             conductor.round(fleet.roster.names)
-    updates = candidate_updates(fed, head, start, gallery)
+    updates = updates_of(fed, head, start, list(gallery[:, None]))
     truth = np.arange(12)
     assert (ranks(updates[:12], updates, truth) == 1).all()  # the control must fire
     behind = ranks(np.stack(masked), updates, truth)

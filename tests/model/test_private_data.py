@@ -16,7 +16,7 @@ import veilcam.model.private_data as module
 from veilcam.camera.errors import InputError
 from veilcam.model.private_data import PrivacyError, PrivateSet, load_private
 
-MAY_REVEAL = {"privacy.py", "private_data.py", "federate_share.py"}
+MAY_REVEAL = {"privacy.py", "private_data.py", "federate_share.py", "many_devices.py"}
 MAY_PERMIT = {"privacy.py", "ledger.py"}
 
 

@@ -1,0 +1,216 @@
+"""The carrier: records, the guard before the SuperLink, keys, and the real processes."""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("Crypto", reason="./scripts/setup federate")
+
+from veilcam.camera.errors import ConfigError, InputError
+from veilcam.model.cli_federate import federate
+from veilcam.model.federate import Federation, read_federation, write_federation
+from veilcam.model.federate_data import Basis, deal, load_features, write_public, write_rows
+from veilcam.model.federate_keys import Identity, Roster, make_identity, read_key
+from veilcam.model.federate_secagg import Keys
+from veilcam.model.federate_setup import read_kit, serve
+from veilcam.model.federate_superlink import only_fleet_from_afar
+
+FED = Federation(
+    name="tiny", num_nodes=2, epsilon=30.0, delta=1e-3, rounds=3, feature_size=2, max_nodes=2,
+)  # fmt: skip
+
+
+def make_kit(folder: Path) -> Federation:
+    """Two cameras of six people each."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    write_public(folder / "public.npz", random.normal(0, 1, (50, 6)), 2)
+    digest = hashlib.sha256((folder / "public.npz").read_bytes()).hexdigest()
+    federation = replace(FED, public_sha256=digest)
+    write_federation(folder / "federation.toml", federation)
+    Roster({n: make_identity(folder / n) for n in "ab"}).write(folder / "roster.json")
+    for name in "ab":
+        rows = random.normal(1, 1, (6, 2)).astype(np.float32)
+        write_rows(folder / f"{name}.npz", rows, np.array([f"{name}{i}" for i in range(6)]))
+    return federation
+
+
+# the guard
+
+
+@pytest.mark.parametrize(
+    ("path", "client", "passes"),
+    [
+        ("/v1/fleet/pull-messages", "10.0.0.9", True),
+        ("/v1/control/start-run", "10.0.0.9", False),
+        ("/v1/runtime/pull-task-input", "2001:db8::1", False),
+        ("/v1/fleet/../control/start-run", "10.0.0.9", False),
+        ("/docs", "10.0.0.9", False),
+        ("/v1/control/start-run", "127.0.0.1", True),
+        ("/v1/control/start-run", "::1", True),
+        ("/v1/control/start-run", "nonsense", False),
+    ],
+)
+def test_other_machines_reach_the_nodes_part_only(path: str, client: str, passes: bool) -> None:
+    reached, sent = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    scope = {"type": "http", "path": path, "client": (client, 1)}
+    asyncio.run(only_fleet_from_afar(app)(scope, None, send))
+    assert bool(reached) == passes
+    assert [e["status"] for e in sent if "status" in e] == ([] if passes else [403])
+
+
+# keys and kits
+
+
+def test_a_signature_is_good_for_its_name_round_and_keys_only(tmp_path: Path) -> None:
+    roster = Roster({n: make_identity(tmp_path / n) for n in "ab"})
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    assert make_identity(tmp_path / "a") == roster.lines["a"]  # kept, not made anew
+    who, keys = Identity("a", read_key(tmp_path / "a")), Keys(b"1" * 32, b"2" * 32)
+    signed = who.sign("fp", b"round", keys)
+    assert roster.is_signed("a", "fp", b"round", keys, signed)
+    for wrong in (
+        ("b", "fp", b"round", keys), ("a", "other", b"round", keys), ("c", "fp", b"round", keys),
+        ("a", "fp", b"round2", keys), ("a", "fp", b"round", Keys(b"1" * 32, b"3" * 32)),
+    ):  # fmt: skip
+        assert not roster.is_signed(*wrong, signed)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": 1}', '{"a": "ssh-ed25519 AAAA"}'])
+def test_a_roster_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "roster.json").write_text(text)
+    with pytest.raises(InputError, match="roster"):
+        Roster.read(tmp_path / "roster.json")
+    with pytest.raises(InputError, match="no readable node key"):
+        read_key(tmp_path / "roster.json")
+
+
+def test_a_kit_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
+    federation = make_kit(tmp_path / "kit")
+    assert read_kit(tmp_path / "kit")[0] == federation
+    assert read_federation(tmp_path / "kit" / "federation.toml") == federation
+    write_federation(tmp_path / "kit" / "federation.toml", replace(federation, num_nodes=3))
+    with pytest.raises(ConfigError, match=r"roster.json has 2 nodes .* num_nodes = 3"):
+        serve(tmp_path / "kit", port=1, host="127.0.0.1", names=(), timeout_s=1.0)
+    with (tmp_path / "kit" / "public.npz").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(InputError, match="public_sha256"):
+        read_kit(tmp_path / "kit")
+
+
+def test_features_are_bounded_private_and_dealt_by_person(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(0, 1, (100, 6))
+    basis = Basis.fit(vectors, 3)
+    rows = basis(np.concatenate([vectors, np.full((1, 6), 1e9)]))
+    assert np.abs(rows).max() <= 4.0
+    assert rows[:100].std(0) == pytest.approx(np.ones(3), rel=0.05)
+    people = np.array([f"p{i // 2}" for i in range(101)])
+    write_rows(tmp_path / "p.npz", rows, people)
+    assert (tmp_path / "p.npz").stat().st_mode & 0o777 == 0o600
+    back, names = load_features(tmp_path / "p.npz", 3)
+    assert np.array_equal(back, rows)
+    dealt = deal(back, names, 7)
+    assert sum(camera.num_persons for camera in dealt if camera) == 51  # nobody is on two
+    assert any(camera is None for camera in deal(back[:2], names[:2], 7))
+    with pytest.raises(InputError, match="wanted \\(101, 4\\)"):
+        load_features(tmp_path / "p.npz", 4)
+
+
+def test_the_plan_says_both_costs_and_the_cap(tmp_path: Path) -> None:
+    make_kit(tmp_path / "kit")
+    done = CliRunner().invoke(
+        federate, ["plan", str(tmp_path / "kit"), "--max-epsilon", "20", "--json"]
+    )
+    told = json.loads(done.output)
+    assert told["released_models"]["unit"] == told["server_sees"]["unit"] == "camera"
+    assert (
+        told["with_cap"]["stages"][0]["iterations"] < told["server_sees"]["stages"][0]["iterations"]
+    )
+    text = CliRunner().invoke(federate, ["plan", str(tmp_path / "kit")]).output
+    assert "whoever sees the released models: epsilon" in text
+    assert told["fingerprint"] in text
+
+
+# Flower
+
+
+def test_records_come_back_as_they_went() -> None:
+    pytest.importorskip("flwr", reason="./scripts/setup federate")
+    from veilcam.model.federate_flower import from_record, to_record
+
+    payload = {"a": b"\x00\xff", "b": ["x"], "c": [], "d": 3, "e": [b"", b"1"], "f": "text"}
+    assert from_record(to_record(payload)) == payload
+
+
+def wait(is_true: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_real_processes_train_and_a_stranger_is_refused(tmp_path: Path) -> None:
+    """A SuperLink, two cameras and one that nobody registered, over TLS on loopback."""
+    pytest.importorskip("flwr", reason="./scripts/setup federate")
+    kit = tmp_path / "kit"
+    make_kit(kit)
+    make_identity(kit / "stranger")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "veilcam.camera.cli", "federate", *args], text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    def node(name: str, key: str) -> subprocess.Popen[str]:
+        return start(
+            "node", str(kit), "--name", name, "--key", str(kit / key), "--people",
+            str(kit / f"{name}.npz"), "--server", f"127.0.0.1:{port}", "--root",
+            str(kit / "link" / "ca.crt"), "--state", str(tmp_path / key), "--no-duty", "--json",
+        )  # fmt: skip
+
+    try:
+        server = start("server", str(kit), "--port", port, "--timeout", "60", "--json")
+        wait(lambda: (kit / "link" / "nodes.json").exists(), 180)
+        stranger, nodes = node("a", "stranger"), [node(n, n) for n in "ab"]
+        told = json.loads(server.communicate(timeout=400)[0].splitlines()[-1])
+        assert (told["rounds"], told["applied"]) == (3, 3)
+        assert told["training"]["unit"] == "camera"
+        for process in nodes:
+            spent = json.loads(process.communicate(timeout=60)[0].splitlines()[-1])
+            assert spent["rounds"] == 3
+        stranger.send_signal(signal.SIGTERM)
+        assert "refuses this node" in stranger.communicate(timeout=60)[0]
+        assert not (tmp_path / "stranger" / "ledger.json").exists()
+    finally:
+        for process in started:
+            process.kill()
