@@ -35,8 +35,7 @@ class Settings:
         ssh_key: Public key that may log in as root; empty: no SSH at all.
         source: Camera: a number. Never a network camera: what sees raw pictures has no network.
         mode, strength, prompt: As `veilcam serve`.
-        web: Serve the page.
-        rtsp: Serve RTSP.
+        web: Serve the page, and with it /stream.mjpg and /snapshot.jpg.
         update_url: Web folder of signed updates; empty: none are looked for.
     """
 
@@ -50,7 +49,6 @@ class Settings:
     strength: str = "balanced"
     prompt: str = ""
     web: bool = True
-    rtsp: bool = False
     update_url: str = ""
 
     def __post_init__(self) -> None:
@@ -120,8 +118,8 @@ def read_secrets(path: Path) -> Secrets:
 def changed(settings: Settings, assignments: dict[str, str]) -> Settings:
     """Settings with some `key=value` of the command line in place of theirs.
 
-    >>> changed(Settings(), {"name": "door", "rtsp": "true"}).rtsp
-    True
+    >>> changed(Settings(), {"name": "door", "web": "false"}).web
+    False
     """
     values: dict[str, Any] = {}
     known = _known(Settings)
