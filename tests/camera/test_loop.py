@@ -259,6 +259,32 @@ def test_a_head_that_was_let_go_is_painted_no_more():
     assert not any(f.reason for f in sink.frames)
 
 
+class DoubtingAnalyser(FakeAnalyser):
+    """The head is there, but a second look never found a face in it."""
+
+    def finish(self):
+        scene = super().finish()
+        return replace(scene, heads=tuple(replace(h, is_doubted=True) for h in scene.heads))
+
+
+@pytest.mark.parametrize(
+    ("analyser", "is_painted"), [(FakeAnalyser, True), (DoubtingAnalyser, False)]
+)
+def test_what_is_doubted_is_hidden_but_gets_no_stand_in(analyser, is_painted):
+    green = np.zeros((16, 16, 4), np.uint8)
+    green[..., 1:4:2] = 255
+    frames = np.full((2, *SIZE_HW, 3), RAW, np.uint8)
+    frames[:, 12:28, 12:28] = 7  # what must not be seen
+    sink = MemorySink()
+    source = ArraySource(list(frames))
+    paint = lambda codes: Patches(bgra=tuple(green for _ in codes.heads))  # noqa: E731
+    Loop(source, analyser(), FakeEncoder(), paint, sink).run()
+    for frame in sink.frames:
+        assert frame.reason == ""
+        assert (frame.bgr[20, 20, 0] < 60) == is_painted
+        assert not (frame.bgr == 7).any()
+
+
 class BrokenBegin(FakeAnalyser):
     begin = broken
 
