@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from veilcam.camera.source import Source
     from veilcam.camera.types import Frame, SafeFrame
 
-BUILDERS = {"face": "veilcam.camera.loop:build_loop"}  # `--mode` -> who builds its loop
+BUILDERS = {  # `--mode` -> who builds its loop
+    "face": "veilcam.camera.loop:build_loop",
+    "scene": "veilcam.camera.scene_loop:build_loop",
+}
 _REPORT_S = 0.5
 _LOSSLESS_AHEAD = 2
 _REFUSED_S, _MAX_REFUSED = 0.05, 5  # a source that fails at once, so often, is gone

@@ -19,6 +19,10 @@ from veilcam.camera.cli_options import BUNDLE, JSON, STRENGTH, as_lines, emit, n
 from veilcam.camera.errors import ConfigError, VeilcamError
 
 _log = logging.getLogger(__name__)
+_SHOWN = {  # what leaves, told at the start
+    "face": "heads are replaced; everything else in the picture stays as it is",
+    "scene": "people become actors before a learned background; no live pixel leaves",
+}
 # Commands with modules of their own, which are imported when one is asked for or listed.
 _LATER = {
     "album": "veilcam.camera.cli_pictures:album",
@@ -85,14 +89,18 @@ def run(
     source: str, mode: str, sink: str, bundle: Path | None, strength: str, prompt: str | None,
     cast_file: Path | None, delay: int, frames: int | None, require_barriers: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Replace every head in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`."""
+    """Replace people in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`.
+
+    Mode face replaces every head; scene shows a learned background and actors, nothing live.
+    """
+    from veilcam.camera.capture import BUILDERS
     from veilcam.camera.session import run_session
     from veilcam.camera.strength import choose
 
-    if mode != "face":
-        raise ConfigError(f"mode {mode!r} does not exist yet; wanted face")
+    if mode not in BUILDERS:
+        raise ConfigError(f"mode {mode!r} does not exist yet; wanted {', '.join(BUILDERS)}")
     if not as_json:
-        _log.info("mode face: heads are replaced; everything else in the picture stays as it is")
+        _log.info("mode %s: %s", mode, _SHOWN[mode])
     choose(strength)  # the settings of both processes take it from here
     warnings = choose_cast_of(prompt, cast_file, bundle)  # and this, too
     report, is_interrupted = run_session(
@@ -197,7 +205,7 @@ def show(path: Path, as_json: bool) -> None:
     """Show code, training promise, data and files of the bundle at PATH."""
     from veilcam.camera.manifest import load_bundle
 
-    emit(load_bundle(path).describe(), as_json, as_lines)
+    emit(load_bundle(path, mode=None).describe(), as_json, as_lines)
 
 
 @bundle.command(
@@ -210,7 +218,7 @@ def verify(path: Path, as_json: bool) -> None:
     """Check hashes, schema and shapes of the bundle at PATH."""
     from veilcam.camera.manifest import load_bundle
 
-    name = load_bundle(path).manifest["name"]
+    name = load_bundle(path, mode=None).manifest["name"]
     emit({"ok": True, "name": name}, as_json, lambda _: f"{path}: hashes and shapes match")
 
 

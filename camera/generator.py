@@ -7,9 +7,10 @@ import numpy as np
 import onnxruntime as ort
 from jaxtyping import Float32, UInt8
 
+from veilcam.camera.actor_code import neutral_values
 from veilcam.camera.code import HEAD_FIELDS
 from veilcam.camera.errors import ConfigError, GraphError
-from veilcam.camera.manifest import PATCH_PX, Bundle, Precision
+from veilcam.camera.manifest import MODES, Bundle, Precision
 from veilcam.camera.types import Codes, Patches
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class Generator:
         inputs = bundle.manifest["inputs"]
         self._num_values = inputs["values"]["shape"][1]
         self._num_latent = inputs["latent"]["shape"][1]
-        middle = np.asarray([(field.low + field.high) / 2 for field in HEAD_FIELDS], np.float32)
+        self._patch_hw = MODES[bundle.manifest["mode"]].patch_hw
+        middle = _middle_values(bundle.manifest["mode"])
         for _ in range(WARMUP_ITERATIONS):  # the first runs allocate and pack weights
             self.paint(middle, bundle.mean)
         _log.info(
@@ -73,7 +75,7 @@ class Generator:
 
     def paint(
         self, values: Float32[np.ndarray, " f"], latent: Float32[np.ndarray, " z"]
-    ) -> UInt8[np.ndarray, "p p 4"]:
+    ) -> UInt8[np.ndarray, "h w 4"]:
         """The BGRA patch, straight alpha, of one code: values in their units, and latent."""
         if values.shape != (self._num_values,) or latent.shape != (self._num_latent,):
             raise GraphError(
@@ -90,8 +92,8 @@ class Generator:
             (bgra,) = self._session.run(["bgra"], feed)
         except Exception as error:  # onnxruntime's own exceptions share no public base
             raise GraphError(f"the generator failed ({type(error).__name__})") from error
-        _check_patch(bgra)
-        patch: UInt8[np.ndarray, "p p 4"] = bgra[0]
+        _check_patch(bgra, self._patch_hw)
+        patch: UInt8[np.ndarray, "h w 4"] = bgra[0]
         return patch
 
 
@@ -154,11 +156,18 @@ def _check_io(session: ort.InferenceSession, bundle: Bundle) -> None:
             )
 
 
-def _check_patch(bgra: np.ndarray) -> None:
-    if bgra.shape != (1, PATCH_PX, PATCH_PX, 4) or bgra.dtype != np.uint8:
+def _middle_values(mode: str) -> Float32[np.ndarray, " f"]:
+    """Somebody plain, for the first runs."""
+    if mode == "scene":
+        return neutral_values()
+    return np.asarray([(field.low + field.high) / 2 for field in HEAD_FIELDS], np.float32)
+
+
+def _check_patch(bgra: np.ndarray, patch_hw: tuple[int, int]) -> None:
+    if bgra.shape != (1, *patch_hw, 4) or bgra.dtype != np.uint8:
         raise GraphError(
-            f"generator painted {bgra.dtype} {bgra.shape}, wanted uint8 (1, {PATCH_PX},"
-            f" {PATCH_PX}, 4); export the bundle again"
+            f"generator painted {bgra.dtype} {bgra.shape}, wanted uint8 (1, {patch_hw[0]},"
+            f" {patch_hw[1]}, 4); export the bundle again"
         )
     if not bgra[..., 3].any():
         raise GraphError("generator painted a patch without any opaque pixel; export it again")

@@ -1,6 +1,5 @@
 """The frame's whole way: read, analyse, encode, generate, compose, write. Faults give a blank."""
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -9,26 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from veilcam.camera.compose import compose
-from veilcam.camera.errors import SourceError
 from veilcam.camera.parts import AnalyserLike, EncoderLike, SinkLike, SourceLike
 from veilcam.camera.pending import Pending
 from veilcam.camera.report import RunReport, percentiles
+from veilcam.camera.running import Running
 from veilcam.camera.types import Codes, Frame, Head, Patches, SafeFrame, Scene
 
 __all__ = ["Loop", "RunReport", "SinkLike", "SourceLike", "build_loop", "percentiles"]
 
-_log = logging.getLogger(__name__)
 STAGES = ("analyse", "encode", "generate", "compose", "total")
 MAX_DELAY_FRAMES = 3
-_MAX_TIMINGS = 20_000  # a day of camera must not fill the memory
-_MAX_SOURCE_FAULTS = 90  # in a row: about three seconds of a camera that does not answer
 _REACH_BACK_GROWTH = 0.25  # a hull carried back in time grows by this share for each frame
 
 
-class Loop:
+class Loop(Running):
     """Runs frames from a source to a sink.
 
     Args:
@@ -55,15 +51,11 @@ class Loop:
     ) -> None:
         if not 0 <= delay_frames <= MAX_DELAY_FRAMES:
             raise ValueError(f"delay_frames={delay_frames} must be in 0..{MAX_DELAY_FRAMES}")
-        self._source, self._analyser, self._encoder = source, analyser, encoder
-        self._generator, self._sink = generator, sink
+        super().__init__(source, sink, stages=STAGES, report=RunReport(bundle_sha256=bundle_sha256))
+        self._analyser, self._encoder, self._generator = analyser, encoder, generator
         self._delay_frames = delay_frames
         self._waiting: deque[Pending] = deque()
         self._known_ids: set[int] = set()
-        self._source_faults = 0
-        self._last_time_s, self._last_read_s = 0.0, time.perf_counter()
-        self.timings: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        self.report = RunReport(bundle_sha256=bundle_sha256)
 
     def step(self) -> bool:
         """Take one frame in and hand one safe frame out; False once the source is empty.
@@ -74,8 +66,7 @@ class Loop:
         """
         frame = self._read()
         if frame is None:
-            while self._waiting:
-                self._write(self._finish(self._waiting.popleft()))
+            self.finish()
             return False
         start_ns = time.perf_counter_ns()
         newest = self._begin(frame)
@@ -91,42 +82,10 @@ class Loop:
             self._write(safe)
         return True
 
-    def run(self, max_frames: int | None = None) -> RunReport:
-        """Step until the source is empty or `max_frames` were read; the owner closes both ends."""
-        while max_frames is None or self.report.frames_in < max_frames:
-            if not self.step():
-                break
+    def finish(self) -> None:
+        """Hand out the frames that wait for those behind them."""
         while self._waiting:
             self._write(self._finish(self._waiting.popleft()))
-        self.report.frames_dropped = int(getattr(self._source, "frames_dropped", 0))
-        self.report.latency_ms = {k: percentiles(v) for k, v in self.timings.items() if v}
-        return self.report
-
-    def _read(self) -> Frame | None:
-        """Next frame; a live source that fails gives blanks until it answers again."""
-        while True:
-            try:
-                frame = self._source.read()
-            except SourceError:
-                self._source_faults += 1
-                if not self._source.is_live or self._source_faults > _MAX_SOURCE_FAULTS:
-                    raise
-                self._fault("read", "the camera does not answer")
-                safe = SafeFrame.blank(
-                    self._source.size_hw, index=self.report.frames_in, time_s=self._source_now_s(),
-                    reason="no picture",
-                )  # fmt: skip
-                self._write(safe)
-                continue
-            self._source_faults = 0
-            if frame is not None:
-                self.report.frames_in += 1
-                self._last_time_s, self._last_read_s = frame.time_s, time.perf_counter()
-            return frame
-
-    def _source_now_s(self) -> float:
-        """Now on the source's own clock, as far as its last frame tells; it starts at 0."""
-        return self._last_time_s + time.perf_counter() - self._last_read_s
 
     def _begin(self, frame: Frame) -> Pending:
         size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
@@ -200,7 +159,7 @@ class Loop:
                 heads = tuple(
                     replace(waiting.codes[h.track_id], hull_xy=h.hull_xy) for h in scene.heads
                 )
-                bgra = tuple(waiting.patches[h.track_id] for h in scene.heads)
+                bgra = tuple(_patch(waiting, h) for h in scene.heads)
                 codes = Codes(size_hw=scene.size_hw, heads=heads, blank_reason=scene.blank_reason)
                 with waiting.timed("compose"):
                     safe = compose(frame, codes, Patches(bgra=bgra))
@@ -220,24 +179,6 @@ class Loop:
     def _count(self, heads: tuple[Head, ...]) -> None:
         self.report.heads_replaced += len(heads)
         self.report.people.update(head.track_id for head in heads)
-
-    def _write(self, safe: SafeFrame) -> None:
-        self._sink.write(safe)
-        self.report.frames_out += 1
-        self.report.frames_blank += bool(safe.reason)
-
-    def _fault(self, stage: str, what: str) -> str:
-        """Count a fault; say so at its first time only, and never with what it was about."""
-        self.report.faults[stage] += 1
-        if self.report.faults[stage] == 1:
-            _log.warning("%s failed (%s); its frames are blank", stage, what)
-        return f"{stage} failed: {what}"
-
-    def _note(self, stage: str, spent_ms: float) -> None:
-        values = self.timings[stage]
-        values.append(float(spent_ms))
-        if len(values) > _MAX_TIMINGS:
-            del values[: _MAX_TIMINGS // 2]
 
 
 def build_loop(
@@ -275,6 +216,12 @@ def build_loop(
         source, analyser, encoder, Repainter(generator), sink,
         delay_frames=delay_frames, bundle_sha256=loaded.sha256,
     )  # fmt: skip
+
+
+def _patch(waiting: Pending, head: Head) -> UInt8[np.ndarray, "h w 4"]:
+    """What is laid over a hidden head: nothing where no second look found a face in it."""
+    painted = waiting.patches[head.track_id]
+    return np.zeros_like(painted) if head.is_doubted else painted
 
 
 def _grown(hull: Float[np.ndarray, "n 2"], factor: float) -> Float[np.ndarray, "n 2"]:

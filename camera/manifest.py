@@ -11,28 +11,57 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
-from veilcam.camera.code import BITS_PER_FRAME, HEAD_FIELDS
+from veilcam.camera import actor_code
+from veilcam.camera.code import HEAD_FIELDS, Field
 from veilcam.camera.errors import GraphError
 
 SCHEMA_VERSION = 1
 PATCH_PX = 128
 Precision = Literal["int8", "fp32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeSpec:
+    """What bundles of one mode have in common.
+
+    Attributes:
+        fields: Of the code.
+        num_values: Length of the vector that the generator is given.
+        patch_hw: Height and width of what it paints.
+    """
+
+    fields: tuple[Field, ...]
+    num_values: int
+    patch_hw: tuple[int, int]
+
+
+MODES = {
+    "face": ModeSpec(
+        fields=HEAD_FIELDS, num_values=len(HEAD_FIELDS), patch_hw=(PATCH_PX, PATCH_PX)
+    ),
+    "scene": ModeSpec(
+        fields=actor_code.DYNAMIC_FIELDS,
+        num_values=actor_code.NUM_VALUES,
+        patch_hw=actor_code.PATCH_HW,
+    ),
+}
 REQUIRED_FILES = ("fp32.onnx", "int8.onnx", "latents.npz", "model_card.md")
 _CURE = "fetch the bundle again, or export it again with `veilcam export`"
 
 
-def io_spec(num_latent: int) -> dict[str, dict[str, dict[str, Any]]]:
+def io_spec(num_latent: int, mode: str = "face") -> dict[str, dict[str, dict[str, Any]]]:
     """Names, shapes and dtypes that every graph of this schema has, as the manifest lists them."""
+    spec = MODES[mode]
     return {
         "inputs": {
-            "values": {"shape": [1, len(HEAD_FIELDS)], "dtype": "float32"},
+            "values": {"shape": [1, spec.num_values], "dtype": "float32"},
             "latent": {"shape": [1, num_latent], "dtype": "float32"},
         },
-        "outputs": {"bgra": {"shape": [1, PATCH_PX, PATCH_PX, 4], "dtype": "uint8"}},
+        "outputs": {"bgra": {"shape": [1, *spec.patch_hw, 4], "dtype": "uint8"}},
     }
 
 
-def code_spec() -> dict[str, Any]:
+def code_spec(mode: str = "face") -> dict[str, Any]:
     """The code field by field with its bits, as the manifest lists it."""
     fields = [
         {
@@ -43,13 +72,13 @@ def code_spec() -> dict[str, Any]:
             "kind": field.kind,
             "epsilon": None,
         }
-        for field in HEAD_FIELDS
+        for field in MODES[mode].fields
     ]
-    return {"fields": fields, "bits_per_frame": BITS_PER_FRAME}
+    return {"fields": fields, "bits_per_frame": sum(field["bits"] for field in fields)}
 
 
 def default_bundle_path() -> Path:
-    """The bundle that comes with the package."""
+    """The bundle of `face` mode that comes with the package; those of others lie beside it."""
     return Path(str(files("veilcam.camera.assets"))) / "face.veil"
 
 
@@ -70,7 +99,8 @@ class Bundle:
         sha256: Hash of the manifest, which lists the hash of every other file.
         is_pinned: True where the package itself vouches for every file.
         mean, chol: Gaussian of the latents: mean (z,) and lower Cholesky factor (z, z).
-        skin: Linear guess of a latent's skin colour, BGR 0-255: skin[:, :z] @ latent + skin[:, z].
+        skin: Linear guess of a latent's skin colour, BGR 0-255: skin[:, :z] @ latent + skin[:, z];
+            0 in other modes than `face`.
     """
 
     path: Path
@@ -83,7 +113,10 @@ class Bundle:
 
     def graph_bytes(self, precision: Precision) -> bytes:
         """The graph of one precision, checked against its hash as it is read."""
-        name = f"{precision}.onnx"
+        return self.file_bytes(f"{precision}.onnx")
+
+    def file_bytes(self, name: str) -> bytes:
+        """One file of the bundle, checked against its hash as it is read."""
         return _read_checked(self.path / name, self.manifest["files"][name])
 
     def describe(self) -> dict[str, Any]:
@@ -92,13 +125,18 @@ class Bundle:
         return {key: self.manifest[key] for key in keys}
 
 
-def load_bundle(path: Path | str | None = None) -> Bundle:
+def load_bundle(path: Path | str | None = None, *, mode: str | None = "face") -> Bundle:
     """The bundle of a folder, every file verified; the one in the package where path is None.
+
+    Args:
+        path: Folder NAME.veil.
+        mode: That the bundle must be of; None takes any.
 
     Raises:
         GraphError: A file is missing or changed, or schema, code or shapes are not this version's.
     """
-    folder = Path(path) if path is not None else default_bundle_path()
+    default = default_bundle_path()
+    folder = Path(path) if path is not None else default.with_name(f"{mode or 'face'}.veil")
     if not folder.is_dir():
         raise GraphError(f"bundle {folder} is not a folder, wanted NAME.veil/; {_CURE}")
     pins = _pins_of(folder)
@@ -106,7 +144,7 @@ def load_bundle(path: Path | str | None = None) -> Bundle:
     sha256 = hashlib.sha256(raw).hexdigest()
     if pins is not None:
         _check_hash(folder / "manifest.json", raw, pins.get("manifest.json", "no pin"))
-    manifest = _parse_manifest(folder, raw)
+    manifest = _parse_manifest(folder, raw, mode)
     for name, wanted in manifest["files"].items():
         data = _read_checked(folder / name, wanted)
         if pins is not None:
@@ -155,7 +193,7 @@ def _read_checked(path: Path, wanted: str) -> bytes:
     return data
 
 
-def _parse_manifest(folder: Path, raw: bytes) -> dict[str, Any]:
+def _parse_manifest(folder: Path, raw: bytes, mode: str | None) -> dict[str, Any]:
     """The manifest with schema, file list, code and shapes checked."""
     where = f"bundle {folder}"
     try:
@@ -173,16 +211,18 @@ def _parse_manifest(folder: Path, raw: bytes) -> dict[str, Any]:
     _check_files(where, manifest.get("files"))
     if missing := [k for k in ("mode", "name", "training", "data") if k not in manifest]:
         raise GraphError(f"{where}: manifest.json lacks {', '.join(missing)}; {_CURE}")
-    if manifest["mode"] != "face":
+    allowed = (mode,) if mode else tuple(MODES)
+    if manifest["mode"] not in allowed:
         raise GraphError(
-            f"{where}: mode {manifest['mode']!r}, wanted 'face'; choose another bundle"
+            f"{where}: mode {manifest['mode']!r}, wanted {' or '.join(map(repr, allowed))}; choose"
+            " another bundle"
         )
-    _check_equal(where, "code", manifest.get("code"), code_spec())
+    _check_equal(where, "code", manifest.get("code"), code_spec(manifest["mode"]))
     try:
         num_latent = int(manifest["inputs"]["latent"]["shape"][1])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise GraphError(f"{where}: manifest.json states no latent shape; {_CURE}") from error
-    for key, wanted in io_spec(num_latent).items():
+    for key, wanted in io_spec(num_latent, manifest["mode"]).items():
         _check_equal(where, key, manifest.get(key), wanted)
     return manifest
 
@@ -212,7 +252,9 @@ def _load_latents(
     size = manifest["inputs"]["latent"]["shape"][1]
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
-            mean, chol, skin = arrays["mean"], arrays["chol"], arrays["skin"]
+            mean, chol = arrays["mean"], arrays["chol"]
+            has_skin = manifest["mode"] == "face"
+            skin = arrays["skin"] if has_skin else np.zeros((3, size + 1), np.float32)
     except (ValueError, KeyError, OSError) as error:
         raise GraphError(f"{folder / name} holds no mean, chol and skin; {_CURE}") from error
     wanted = [(size,), (size, size), (3, size + 1)]

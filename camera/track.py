@@ -93,9 +93,14 @@ class Track:
 
 
 class Tracker:
-    """Joins detections to tracks, nearest first; unseen tracks are predicted and held."""
+    """Joins detections to tracks, nearest first; unseen tracks are predicted and held.
 
-    def __init__(self) -> None:
+    Args:
+        new_score: Score from which a large detection starts a track.
+    """
+
+    def __init__(self, *, new_score: float = NEW_TRACK_SCORE) -> None:
+        self._new_score = new_score
         self._tracks: list[Track] = []
         self._next_id = 0
         self._time_s: float | None = None
@@ -139,7 +144,9 @@ class Tracker:
         for detection in detections:
             is_new = all(detection is not d for d in seen.values())
             is_small = max(detection.box_xywh[2:]) < SMALL_PX
-            if is_new and detection.score >= (NEW_SMALL_SCORE if is_small else NEW_TRACK_SCORE):
+            if is_new and detection.score >= (
+                min(NEW_SMALL_SCORE, self._new_score) if is_small else self._new_score
+            ):
                 seen[self._start(detection)] = detection
         self._end_lost(seen, size_hw)
         return {k: v for k, v in seen.items() if any(t.track_id == k for t in self._tracks)}

@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import click
 import jax
@@ -15,13 +15,34 @@ from flax import nnx
 from veilcam.camera.errors import InputError
 from veilcam.model.generator import HeadGenerator
 
-if TYPE_CHECKING:
-    from veilcam.model.train import Trainer
-
 STATE, META = "state.npz", "meta.json"
 
 
-def save(trainer: "Trainer", run_dir: Path, meta: dict[str, Any]) -> None:
+@runtime_checkable
+class Resumable(Protocol):
+    """A run that can be kept: its arrays, its step, and whose latents they hold.
+
+    Attributes:
+        state: All that changes, a tree of arrays.
+        step_index: Steps done.
+    """
+
+    state: dict[str, Any]
+    step_index: int
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Name of each row of the latents."""
+
+    @property
+    def basis(self) -> dict[str, np.ndarray]:
+        """Constants that the generator is built from."""
+
+    def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and lower Cholesky factor of the latents."""
+
+
+def save(trainer: Resumable, run_dir: Path, meta: dict[str, Any]) -> None:
     """Writes the state.
 
     The data go before the facts, each by rename: a kill in between leaves the older pair readable.
@@ -29,9 +50,9 @@ def save(trainer: "Trainer", run_dir: Path, meta: dict[str, Any]) -> None:
     arrays = dict(_named(trainer.state))
     mean, chol = trainer.latent_distribution()
     arrays |= {"latent_mean": mean, "latent_chol": chol}
-    arrays |= {f"basis/{name}": value for name, value in trainer.pack.basis.items()}
+    arrays |= {f"basis/{name}": value for name, value in trainer.basis.items()}
     meta = meta | {"step": trainer.step_index}
-    arrays |= {"meta": np.array(json.dumps(meta)), "people": np.array(trainer.pack.people)}
+    arrays |= {"meta": np.array(json.dumps(meta)), "people": np.array(trainer.people)}
     _write(run_dir / STATE, arrays)
     partial = run_dir / (META + ".partial")
     partial.write_text(json.dumps(meta, indent=1) + "\n")
@@ -57,7 +78,7 @@ def compact(run_dir: Path, target: Path) -> None:
     (target / META).write_bytes((run_dir / META).read_bytes())
 
 
-def restore(trainer: "Trainer", run_dir: Path) -> None:
+def restore(trainer: Resumable, run_dir: Path) -> None:
     """Puts a saved state back; arrays that a compact state lacks keep their fresh values."""
     with _open(run_dir) as file:
         trainer.step_index = int(json.loads(str(file["meta"]))["step"])
@@ -83,12 +104,12 @@ def restore(trainer: "Trainer", run_dir: Path) -> None:
 
 
 def _by_person(
-    saved: np.ndarray, people: np.ndarray, fresh: np.ndarray, trainer: "Trainer"
+    saved: np.ndarray, people: np.ndarray, fresh: np.ndarray, trainer: Resumable
 ) -> np.ndarray:
     """Rows of a per-person table in the order of this pack; people it lacks keep the fresh row."""
     row = {name: index for index, name in enumerate(people.tolist())}
     out = fresh.copy()
-    for index, name in enumerate(trainer.pack.people):
+    for index, name in enumerate(trainer.people):
         if name in row:
             out[index] = saved[row[name]]
     return out
@@ -96,10 +117,19 @@ def _by_person(
 
 def load_generator(run_dir: Path) -> tuple[HeadGenerator, dict[str, Any], dict[str, np.ndarray]]:
     """Averaged generator, facts of the run, and the latents' `mean` and `chol`."""
+    return load_average(run_dir, lambda basis: HeadGenerator(basis, rngs=nnx.Rngs(0)))
+
+
+Module = TypeVar("Module", bound=nnx.Module)
+
+
+def load_average(
+    run_dir: Path, make: Callable[[dict[str, np.ndarray]], Module]
+) -> tuple[Module, dict[str, Any], dict[str, np.ndarray]]:
+    """As `load_generator`, for a generator that `make` builds from the run's constants."""
     with _open(run_dir) as file:
         basis = {k[6:]: file[k] for k in file.files if k.startswith("basis/")}
-        generator = HeadGenerator(basis, rngs=nnx.Rngs(0))
-        graph, params, rest = nnx.split(generator, nnx.Param, ...)
+        graph, params, rest = nnx.split(make(basis), nnx.Param, ...)
         paths, definition = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(params))
         leaves = [
             jnp.asarray(file["['average']" + jax.tree_util.keystr(path)].astype(np.float32))
@@ -112,6 +142,19 @@ def load_generator(run_dir: Path) -> tuple[HeadGenerator, dict[str, Any], dict[s
         }
         meta = json.loads(str(file["meta"]))
     return nnx.merge(graph, params, rest), meta, latents
+
+
+def read_meta(run_dir: Path) -> dict[str, Any]:
+    """Facts of a run."""
+    with _open(run_dir) as file:
+        meta: dict[str, Any] = json.loads(str(file["meta"]))
+        return meta
+
+
+def load_table(run_dir: Path, name: str) -> np.ndarray:
+    """One array of a saved state, by its key."""
+    with _open(run_dir) as file:
+        return np.asarray(file[f"['{name}']"])
 
 
 def save_average(

@@ -1,8 +1,9 @@
 """Settings of a training run, from a TOML file; an unknown or mistyped key is an error."""
 
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from veilcam.camera.errors import ConfigError
 
@@ -68,21 +69,31 @@ class TrainConfig:
             )
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Reads a TOML file."""
+def read_table(path: Path) -> dict[str, Any]:
+    """The keys of a TOML file."""
     try:
         with path.open("rb") as stream:
-            table = tomllib.load(stream)
+            return tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
-    allowed = {field.name: field.type for field in fields(TrainConfig)}
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Reads a TOML file."""
+    return TrainConfig(**read_keys(path, TrainConfig))
+
+
+def read_keys(path: Path, kind: Any) -> dict[str, Any]:
+    """The keys of a TOML file, checked against the fields of a dataclass."""
+    table = read_table(path)
+    allowed = {field.name: field.type for field in fields(kind)}
     for key, value in table.items():
         if key not in allowed:
             raise ConfigError(f"{path}: unknown key {key!r}; allowed: {', '.join(allowed)}")
         wanted = allowed[key]
         if not isinstance(value, (int, float) if wanted is float else wanted):
             raise ConfigError(f"{path}: {key}={value!r} must be of type {wanted.__name__}")
-    for key in ("pack", "features"):
-        if key not in table:
-            raise ConfigError(f"{path}: key {key!r} is missing; set it to the file's path")
-    return TrainConfig(**table)
+    for field in fields(kind):
+        if field.default is MISSING and field.name not in table:
+            raise ConfigError(f"{path}: key {field.name!r} is missing; set it to the file's path")
+    return table

@@ -60,9 +60,15 @@ def pyramid_distance(
     weight = 1 + 2.5 * jnp.clip(
         detail[..., _DETAIL[0]].sum(-1) + detail[..., _DETAIL[1]].sum(-1), 0, 1
     )
-    difference = a - b
-    total = jnp.zeros(())
     weight = jnp.repeat(jnp.repeat(weight, 2, axis=1), 2, axis=2)[..., None]
+    return weighted_pyramid(a - b, weight)
+
+
+def weighted_pyramid(
+    difference: Float[Array, "b h w c"], weight: Float[Array, "b h w 1"]
+) -> Float[Array, ""]:
+    """Mean absolute value over a Laplacian pyramid of five levels; sides are multiples of 16."""
+    total = jnp.zeros(())
     for level in range(5):
         coarse = _halve(difference)
         band = difference - double(coarse) if level < 4 else difference

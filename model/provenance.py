@@ -15,6 +15,10 @@ _SOURCES = {
         "heads rendered from MakeHuman and MPFB2 assets, nobody real",
         "CC0-1.0",
     ),
+    "simulated people": (
+        "whole people rendered from MakeHuman and MPFB2 assets, nobody real",
+        "CC0-1.0",
+    ),
 }
 
 

@@ -62,7 +62,8 @@ class History:
                 if rows:
                     axis.plot(*zip(*rows, strict=True), label=name)
             axis.set_xlabel("step")
-            axis.legend()
+            if axis.has_data():
+                axis.legend()
         figure.savefig(path, dpi=90)
         plt.close(figure)
 

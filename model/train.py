@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 from veilcam.model import checkpoint, report
-from veilcam.model.config import TrainConfig, load_config
+from veilcam.model.config import TrainConfig, load_config, read_table
 from veilcam.model.data import SIMULATED, Pack, sample
 from veilcam.model.discriminator import Discriminator
 from veilcam.model.feature_net import FEATURE_NAMES, load_features
@@ -98,6 +98,16 @@ class Trainer:
             "opt_latents": self._latent_adam.init(weights["latents"]),
         }
         self._step = jax.jit(self._traced_step, static_argnames="playing", donate_argnums=0)
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Name of each latent."""
+        return self.pack.people
+
+    @property
+    def basis(self) -> dict[str, np.ndarray]:
+        """Arrays of the head model."""
+        return self.pack.basis
 
     def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and lower Cholesky factor of the portraits' latents (appearance, then shape)."""
@@ -241,7 +251,15 @@ def _move(state: State, name: str, adam: Any, gradient: Any, rate: jax.Array) ->
 def train(
     config_path: Path, *, resume: bool = False, run_dir: Path, max_minutes: float | None = None
 ) -> Path:
-    """Trains until the last step or the time is up; checkpoints, sheet and plot go to run_dir."""
+    """Trains until the last step or the time is up; checkpoints, sheet and plot go to run_dir.
+
+    A config with `generator = "actor"` trains that of `scene` mode: see `model.actor_train`.
+    """
+    if read_table(config_path).get("generator") == "actor":
+        from veilcam.model.actor_train import train as train_actor
+
+        train_actor(config_path, resume=resume, run_dir=run_dir, max_minutes=max_minutes)
+        return run_dir
     config = load_config(config_path)
     pack = Pack.load(Path(config.pack))
     run_dir.mkdir(parents=True, exist_ok=True)

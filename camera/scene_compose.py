@@ -1,0 +1,142 @@
+"""Plate + codes + patches -> SafeFrame. It is never given a frame: nothing live can reach it."""
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from veilcam.camera.scene_light import gain_table
+from veilcam.camera.scene_types import ActorCode, Plate, SceneCodes
+from veilcam.camera.types import _MAKER, Patches, SafeFrame
+
+_STAGE_BGR = (86, 80, 76)  # shown until the plate is there
+_TEXT_BGR = (150, 146, 142)
+_SHADOW = 0.45  # darkest part of a shadow
+_RIM = 0.04  # of a patch's sides: alpha falls to 0 there
+_MAX_HEIGHTS = 4.0  # of the frame: a larger patch is no person
+
+
+def compose_scene(
+    plate: Plate, codes: SceneCodes, patches: Patches, *, index: int, time_s: float
+) -> SafeFrame:
+    """The plate in the light of now with its actors, those behind first.
+
+    Args:
+        plate: As released; where there is none, an empty stage that says so.
+        codes: Of the frame.
+        patches: One BGRA patch (straight alpha) for each actor, in the code's order.
+        index: Of the frame it stands for.
+        time_s: Of the frame it stands for.
+
+    Raises:
+        ValueError: Sizes or numbers of plate, codes and patches do not fit, or are not finite.
+    """
+    _check(plate, codes, patches)
+    if plate.bgr is None:
+        canvas = _stage(codes.size_hw, round(10 * plate.known)).copy()
+    elif codes.light == (0, 0, 0):
+        canvas = plate.bgr.copy()
+    else:
+        canvas = cv2.LUT(plate.bgr, gain_table(codes.light))
+    pairs = sorted(zip(codes.actors, patches.bgra, strict=True), key=lambda pair: pair[0].ground_y)
+    for actor, _ in pairs:
+        _shade_into(canvas, actor)
+    table = gain_table(codes.light)
+    for actor, bgra in pairs:
+        _lay_over_into(canvas, actor, bgra, table)
+    return SafeFrame(canvas, index, time_s, "", _MAKER)
+
+
+def _check(plate: Plate, codes: SceneCodes, patches: Patches) -> None:
+    if plate.bgr is not None and (
+        plate.bgr.shape != (*codes.size_hw, 3) or plate.bgr.dtype != np.uint8
+    ):
+        raise ValueError(f"code is for a frame of {codes.size_hw}, got another plate")
+    if len(patches.bgra) != len(codes.actors):
+        raise ValueError(f"got {len(patches.bgra)} patches for {len(codes.actors)} actors")
+    if not np.isfinite(codes.light).all():
+        raise ValueError("light is not finite")
+    for actor, bgra in zip(codes.actors, patches.bgra, strict=True):
+        if bgra.dtype != np.uint8 or bgra.ndim != 3 or bgra.shape[2] != 4:
+            raise ValueError(f"patch must be uint8 (h, w, 4), got {bgra.dtype} {bgra.shape}")
+        numbers = np.array([actor.left, actor.top, actor.height, actor.ground_y])
+        if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e5:
+            raise ValueError("place of an actor is not finite")
+        if not 1 <= actor.height <= _MAX_HEIGHTS * max(codes.size_hw):
+            raise ValueError("an actor has no usable height")
+
+
+@lru_cache(maxsize=12)
+def _stage(size_hw: tuple[int, int], tenths: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A flat picture that says that the background is still being learned."""
+    canvas = np.full((*size_hw, 3), _STAGE_BGR, np.uint8)
+    scale = size_hw[0] / 720
+    text = f"learning the background  {10 * tenths} %"
+    at = (round(24 * scale), round(48 * scale))
+    size = max(0.9 * scale, 0.35)
+    cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, _TEXT_BGR, 1, cv2.LINE_AA)
+    return canvas
+
+
+def _shade_into(canvas: UInt8[np.ndarray, "h w 3"], actor: ActorCode) -> None:
+    """A soft ellipse under the feet, laid over the canvas."""
+    width = 0.36 * actor.height
+    height = 0.09 * actor.height
+    middle = actor.left + actor.height / 4, actor.ground_y - 0.015 * actor.height
+    x1, y1 = round(middle[0] - width / 2), round(middle[1] - height / 2)
+    x2, y2 = x1 + max(round(width), 1), y1 + max(round(height), 1)
+    left, top = max(x1, 0), max(y1, 0)
+    right, bottom = min(x2, canvas.shape[1]), min(y2, canvas.shape[0])
+    if left >= right or top >= bottom:
+        return
+    across = ((np.arange(left, right) + 0.5 - x1) / (x2 - x1) * 2 - 1).astype(np.float32)
+    down = ((np.arange(top, bottom) + 0.5 - y1) / (y2 - y1) * 2 - 1).astype(np.float32)
+    inside = np.maximum(1 - across[None] ** 2 - down[:, None] ** 2, 0)
+    keep = np.round(255 * (1 - _SHADOW * inside)).astype(np.uint8)
+    region = canvas[top:bottom, left:right]
+    cv2.multiply(region, cv2.merge([keep] * 3), region, scale=1 / 255)
+
+
+def _lay_over_into(
+    canvas: UInt8[np.ndarray, "h w 3"],
+    actor: ActorCode,
+    bgra: UInt8[np.ndarray, "p q 4"],
+    table: UInt8[np.ndarray, "1 256 3"],
+) -> None:
+    """The patch, scaled to the actor's rectangle, over the canvas."""
+    rows, columns = bgra.shape[:2]
+    alpha = cv2.multiply(cv2.extractChannel(bgra, 3), _rim(rows, columns), scale=1 / 255)
+    colour = cv2.LUT(cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), table)
+    colour = cv2.multiply(colour, cv2.cvtColor(alpha, cv2.COLOR_GRAY2BGR), scale=1 / 255)
+    scale = actor.height / rows
+    x1, y1 = max(int(np.floor(actor.left)), 0), max(int(np.floor(actor.top)), 0)
+    x2 = min(int(np.ceil(actor.left + actor.height * columns / rows)), canvas.shape[1])
+    y2 = min(int(np.ceil(actor.top + actor.height)), canvas.shape[0])
+    if x1 >= x2 or y1 >= y2:
+        return
+    # pixel centres lie at whole numbers for warpAffine and at halves in our coordinates
+    shift = (actor.left + scale * 0.5 - 0.5 - x1, actor.top + scale * 0.5 - 0.5 - y1)
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    how = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_LINEAR
+    layer = cv2.merge([colour, alpha])
+    if scale < 0.7:  # a warp that shrinks by more would alias
+        small = (max(round(columns * scale), 1), max(round(rows * scale), 1))
+        layer = cv2.resize(layer, small, interpolation=cv2.INTER_AREA)
+        matrix = np.array([[1.0, 0, actor.left - x1], [0, 1.0, actor.top - y1]])
+    placed = cv2.warpAffine(layer, matrix, (x2 - x1, y2 - y1), flags=how)
+    region = canvas[y1:y2, x1:x2]
+    alpha = cv2.extractChannel(placed, 3)
+    rest = cv2.cvtColor(cv2.bitwise_not(alpha), cv2.COLOR_GRAY2BGR)
+    under = cv2.multiply(region, rest, scale=1 / 255)
+    cv2.add(under, cv2.cvtColor(placed, cv2.COLOR_BGRA2BGR), region)
+
+
+@lru_cache(maxsize=4)
+def _rim(rows: int, columns: int) -> UInt8[np.ndarray, "h w"]:
+    """255 in the middle of a patch, falling to 0 at its border."""
+    sides = []
+    for length in (rows, columns):
+        place = (np.arange(length) + 0.5) / length
+        sides.append(np.clip(np.minimum(place, 1 - place) / _RIM, 0, 1))
+    return np.asarray(255 * np.minimum(sides[0][:, None], sides[1][None]), np.uint8)
