@@ -5,10 +5,12 @@ Pure ASGI, so that it also stands before streams. A request that fails is answer
 
 import ipaddress
 import json
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+_log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -70,7 +72,10 @@ class Guard:
         if problem is not None:
             await _answer(send, *problem)
             return
-        await self._app(scope, _Limited(receive, self._max_body_bytes), _with_headers(send))
+        try:
+            await self._app(scope, _Limited(receive, self._max_body_bytes), _with_headers(send))
+        except Exception as error:  # answered with 500; its text could hold anything
+            _log.error("the page failed: %s", type(error).__name__)
 
     def _problem(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > _MAX_HEADER_BYTES:

@@ -30,7 +30,7 @@ _SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp"}
 _KINDS = ("JPEG", "PNG", "WebP", "HEIC")
 _KEPT_BYTES, _KEPT_FILES, _KEPT_S = 256 * 2**20, 200, 3600.0
 _MAX_WAITING = 4
-_JOB_S = 90.0
+_JOB_S = 150.0
 _MAX_NAME = 80
 
 

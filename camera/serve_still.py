@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from veilcam.camera.pictures import StillProtector
 
 MAX_PIXELS = 50_000_000  # what a page may unpack here; `veilcam album` takes more
-_JOB_S = 60  # a picture that needs longer ends the process
+_JOB_S = 120  # a picture that needs longer ends the process
 _QUIET_S = 60.0
 _MAX_DATA_BYTES = 6 * 2**30
 _ANSWER_S = 30.0

@@ -34,7 +34,8 @@ class ServerThread:
             limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=10,
             timeout_graceful_shutdown=1, h11_max_incomplete_event_size=16 * 1024,
         )  # fmt: skip
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # not a line for each bad request
+        # no line for each bad request or reader that was let go; what fails here, the guard tells
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         self._server = uvicorn.Server(config)
         self._socket = socket.socket(fileno=os.dup(listener))
         self._thread = threading.Thread(target=self._work, name="veilcam-http", daemon=True)

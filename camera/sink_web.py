@@ -1,7 +1,7 @@
 """Safe pictures for browsers: an MJPEG stream and a snapshot. The newest picture wins.
 
 The loop hands over a picture and goes on; a thread of its own makes JPEGs, and only while somebody
-looks. A reader that is slow or stands still misses pictures and holds nobody up.
+waits for one. A reader that is slow or stands still misses pictures and holds nobody up.
 """
 
 import asyncio
@@ -22,7 +22,6 @@ from veilcam.camera.types import SafeFrame
 DEFAULT_PORT = 8080
 BOUNDARY = "veilcam"
 _QUALITY = 80
-_LOOKED_S = 2.0  # a snapshot keeps the encoder at work this long
 _WAIT_S = 5.0
 _BACKLOG = 128
 
@@ -41,7 +40,6 @@ class Stream:
         self._newest: UInt8[np.ndarray, "h w 3"] | None = None
         self._offered = self._encoded = self.num_encoded = self.num_readers = 0
         self._jpeg = b""
-        self._looked_s = 0.0
         self._waiting: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         self.is_closed = False
         self._thread = threading.Thread(target=self._work, name="veilcam-jpeg", daemon=True)
@@ -80,8 +78,7 @@ class Stream:
             self._wake()
 
     def _is_due(self) -> bool:
-        is_looked_at = self.num_readers > 0 or time.monotonic() - self._looked_s < _LOOKED_S
-        return self.is_closed or (is_looked_at and self._offered > self._encoded)
+        return self.is_closed or (bool(self._waiting) and self._offered > self._encoded)
 
     def _wake(self) -> None:
         with self._changed:
@@ -91,12 +88,6 @@ class Stream:
                 loop.call_soon_threadsafe(_finish, future)
             except RuntimeError:  # that loop has ended
                 continue
-
-    def _look(self, num_more: int = 0) -> None:
-        with self._changed:
-            self.num_readers += num_more
-            self._looked_s = time.monotonic()
-            self._changed.notify()
 
     async def _next(self, after: int) -> bool:
         """Waits for a picture newer than `after`; False where none comes for a while."""
@@ -108,6 +99,7 @@ class Stream:
                     return True
                 future = loop.create_future()
                 self._waiting[future] = loop
+                self._changed.notify()  # somebody looks: what came meanwhile is encoded now
             try:
                 await asyncio.wait_for(future, deadline_s - time.monotonic())
             except TimeoutError:
@@ -121,7 +113,6 @@ class Stream:
         """The newest picture as JPEG, None where there is none."""
         with self._changed:
             newest = self._offered
-        self._look()
         if self._encoded < newest and not await self._next(newest - 1):
             return None
         return self._jpeg or None
@@ -129,14 +120,14 @@ class Stream:
     async def pictures(self) -> AsyncIterator[bytes]:
         """JPEGs as they come; who is slow gets fewer, always the newest."""
         seen = 0
-        self._look(1)
+        self.num_readers += 1
         try:
             while not self.is_closed:
                 if await self._next(seen):
                     seen, jpeg = self._encoded, self._jpeg
                     yield jpeg
         finally:
-            self._look(-1)
+            self.num_readers -= 1
 
 
 def _finish(future: "asyncio.Future[None]") -> None:
