@@ -30,12 +30,14 @@ from veilcam.camera.text_tokens import (
     SAID,
     UNSAID_CLASS,
     Vocabulary,
+    words_of,
 )
 
 _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FILES = ("text.onnx", "looks.npz")
+_NOUN = "person"  # of prompts that have none: "smiling" is read as "person smiling"
 _UNSAID_SHARE = 0.5  # from this probability on the words do not speak of a token
 # What a head does that no word speaks of, in the fields' units; it is also lit so.
 CALM = {
@@ -125,6 +127,7 @@ class TextPart:
             )
         self.bundle = bundle
         self.vocabulary = Vocabulary(tuple(self.manifest["vocabulary"]))
+        self._nouns = frozenset(self.manifest["nouns"])
         self._session = _session(_read(self.folder, "text.onnx", self.manifest))
         self._looks = Looks.load(_read(self.folder, "looks.npz", self.manifest))
         if self._looks.linear.shape[1] != len(bundle.mean) + 1:
@@ -137,6 +140,8 @@ class TextPart:
             InputError: It says nothing, or not one word is known.
         """
         ids, unknown = self.vocabulary.encode(prompt)
+        if ids.any() and not self._nouns & set(words_of(prompt)):  # captions have one
+            ids, unknown = self.vocabulary.encode(f"{_NOUN} {prompt}")
         if not prompt.strip():
             raise InputError("the prompt is empty; say whom you want, as in 'an old man, smiling'")
         if unknown and not ids.any():
@@ -208,7 +213,7 @@ def _checked_manifest(folder: Path) -> dict[str, Any]:
             raise GraphError(f"{path} was changed: it does not match its pin; {_CURE}")
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
         raise GraphError(f"{path}: no schema_version {SCHEMA_VERSION}; {_CURE}")
-    if missing := {"vocabulary", "files", "bundle", "reach"} - set(manifest):
+    if missing := {"vocabulary", "nouns", "files", "bundle", "reach"} - set(manifest):
         raise GraphError(f"{path} lacks {', '.join(sorted(missing))}; {_CURE}")
     return manifest
 

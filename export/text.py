@@ -30,7 +30,7 @@ from veilcam.camera.text import SCHEMA_VERSION
 from veilcam.camera.text_looks import Looks
 from veilcam.camera.text_tokens import COLUMNS, MAX_SIZE, MAX_WORDS, NUM_TOKENS, Vocabulary
 from veilcam.export.graph import IR_VERSION, OPSET, _optimize
-from veilcam.model.captions import every_word
+from veilcam.model.captions import every_word, nouns
 from veilcam.model.data import SIMULATED, Pack
 from veilcam.model.looks import learn_looks
 from veilcam.model.provenance import provenance
@@ -118,6 +118,7 @@ def write_text_part(
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "vocabulary": list(vocabulary.words),
+            "nouns": list(nouns()),
             "files": hashes,
             **facts,
         }

@@ -258,6 +258,12 @@ def _joined(noun: str, phrases: list[str], dice: random.Random) -> str:
     return text
 
 
+def nouns() -> tuple[str, ...]:
+    """Words of which every caption has one."""
+    phrases = [text for group in _NOUNS.values() for text in group]
+    return tuple(sorted({words_of(text)[-1] for text in phrases}))
+
+
 def every_word() -> tuple[str, ...]:
     """All words that captions are made of, sorted: the vocabulary."""
     texts: list[str] = ["a with and haired hair"]

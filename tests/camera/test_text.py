@@ -44,7 +44,7 @@ from veilcam.camera.text_tokens import (
 from veilcam.camera.types import Head, Scene
 
 NUM_LATENT = 4
-WORDS = ("bearded", "dark", "glasses", "old", "skin", "smiling", "woman", "young")
+WORDS = ("bearded", "dark", "glasses", "old", "person", "skin", "smiling", "woman", "young")
 SMILE = NUM_STATIC + [field.name for field in SAID].index("smile")
 # word -> (token, class) that it makes all but sure
 SAYS = {
@@ -137,6 +137,7 @@ def write_beside(bundle: Bundle, /, **changes: Any) -> Path:
     manifest = {
         "schema_version": 1,
         "vocabulary": WORDS,
+        "nouns": ["woman"],
         "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()},
         "bundle": {"fp32.onnx": bundle.manifest["files"]["fp32.onnx"]},
         "reach": {x.name: dict.fromkeys(x.classes, x.name != "glasses") for x in LOOKS},
@@ -319,6 +320,12 @@ def test_users_are_warned_of_what_words_will_not_do(
 def test_prompts_that_say_nothing_are_refused(part: TextPart, prompt: str, match: str) -> None:
     with pytest.raises(InputError, match=match):
         part.read(prompt)
+
+
+def test_a_prompt_without_a_noun_is_given_one(part: TextPart) -> None:
+    person = WORDS.index("person") + 2
+    assert part.read("old")[0][:3].tolist() == [person, WORDS.index("old") + 2, 0]
+    assert person not in part.read("old woman")[0]
 
 
 @pytest.mark.parametrize("name", ["text.onnx", "looks.npz"])
