@@ -103,11 +103,9 @@ def keep_password(secrets: Secrets, folder: Path) -> str:
         user = pwd.getpwnam(_SERVICE_USER)
     except KeyError:  # not on a device
         return made_up
-    for entry in (folder, path.parent, path):
-        os.chown(entry, 0, user.pw_gid)
-        entry.chmod(0o750)
-    os.chown(path, user.pw_uid, user.pw_gid)
-    path.chmod(0o400)
+    for entry, mode in ((path, 0o400), (path.parent, 0o500), (folder, 0o500)):
+        os.chown(entry, user.pw_uid, user.pw_gid)
+        entry.chmod(mode)
     return made_up
 
 
