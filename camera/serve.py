@@ -132,37 +132,21 @@ def _password(say: Callable[[str], None]) -> str:
 
 def _page_value(options: ServeOptions) -> dict[str, Any]:
     """What the page is told once; reading it here also checks bundle, mode and report."""
-    from veilcam.camera.capture import BUILDERS
-    from veilcam.camera.explain import explain
-    from veilcam.camera.manifest import load_bundle
+    from veilcam.camera.serve_claims import claims_of, load_bundles
     from veilcam.camera.serve_guard import own_names
     from veilcam.camera.serve_words import known_words, unknown_words
 
-    if options.mode not in BUILDERS:
-        raise ConfigError(f"mode {options.mode!r} does not exist yet; wanted {', '.join(BUILDERS)}")
-    bundle = load_bundle(options.bundle)
-    words = known_words(bundle.path)
+    bundles = load_bundles(options.bundle, options.mode)
+    face = bundles.get("face")
+    words = known_words(face.path) if face is not None else []
     if unknown := unknown_words(options.prompt, tuple(words)):
         _log.warning("words that are not known and were left out: %s", ", ".join(unknown))
-    strengths = explain()["strengths"]
-    sums = ("bits_per_frame", "bits_per_second", "bits_per_track", "epsilon_per_track")
-    claims = {
-        "bundle": {
-            "name": bundle.manifest["name"],
-            "mode": bundle.manifest["mode"],
-            "sha256": bundle.sha256,
-            "is_pinned": bundle.is_pinned,
-            "training": bundle.manifest["training"],
-            "data": bundle.manifest["data"],
-        },
-        "strengths": {name: {key: v[key] for key in sums} for name, v in strengths.items()},
-    }
     return {
-        "claims": claims,
+        "claims": claims_of(bundles),
         "names": sorted(own_names(options.host, options.allow_hosts)),
-        "modes": list(BUILDERS),
+        "modes": list(bundles),
         "words": words,
-        "purposes": ["album", "social"],
+        "purposes": ["album", "social"] if face is not None else [],
         "report": _report(options.report),
     }
 

@@ -96,6 +96,7 @@ function route() {
 }
 
 function showAll() {
+  document.querySelector('.tabs a[data-view=pictures]').hidden = !state.claims.purposes.length
   byId('language').value = currentLanguage()
   showSettings()
   showDrop(state.claims, state.status?.strength ?? 'balanced')
@@ -244,14 +245,16 @@ async function applySettings() {
 // --- promises -------------------------------------------------------------------------------
 
 function showPromise() {
-  const {bundle, strengths} = state.claims
+  const {bundles, strengths} = state.claims
+  const modes = Object.entries(bundles)
   byId('promise').replaceChildren(
     block('promise.leaves', list([...state.claims.modes.map((mode) => `mode.${mode}.leaves`), 'promise.leaves.barriers']), 'kind.built'),
-    block('promise.code', codeTable(strengths), 'kind.promise', [t('promise.code.lead')], [t('promise.code.epsilon')]),
-    block('promise.training', trainingText(bundle), 'kind.promise'),
+    ...('face' in bundles ? [block('promise.code', codeTable(strengths), 'kind.promise', [t('promise.code.lead')], [t('promise.code.epsilon')])] : []),
+    ...('scene' in bundles ? [block('promise.scene', sceneText(bundles.scene), 'kind.promise')] : []),
+    block('promise.training', make('div', {}, ...modes.map(([mode, bundle]) => trainingText(mode, bundle))), 'kind.promise'),
     block('promise.not', list(['promise.not.1', 'promise.not.2', 'promise.not.3', 'promise.not.4']), 'kind.not'),
     block('promise.upload', list(['promise.upload.1', 'promise.upload.2', 'promise.upload.3']), 'kind.built'),
-    block('promise.bundle', bundleText(bundle), 'kind.built'))
+    block('promise.bundle', make('div', {}, ...modes.map(([, bundle]) => bundleText(bundle))), 'kind.built'))
 }
 
 function block(key, body, kind, before = [], after = []) {
@@ -273,12 +276,20 @@ function codeTable(strengths) {
   return make('div', {class: 'scroll'}, make('table', {}, make('thead', {}, head), make('tbody', {}, ...rows)))
 }
 
-function trainingText(bundle) {
+function sceneText(bundle) {
+  const text = make('div', {}, make('p', {}, t('promise.scene.code', {bits: number(bundle.bits_per_frame)})))
+  const plate = state.status?.plate
+  if (plate) text.append(make('p', {}, t('promise.scene.plate', {setup: plate.setup_claim, unit: plate.refresh_unit, epsilon: plate.refresh_epsilon, delta: plate.refresh_delta, count: plate.refreshes})))
+  return text
+}
+
+function trainingText(mode, bundle) {
   const {training, data} = bundle
   const count = number(data.reduce((sum, part) => sum + (part.pictures ?? 0), 0))
-  if (!training) return make('div', {}, make('p', {}, t('training.public', {count})), sources(data))
+  const head = make('h3', {}, t(`mode.${mode}`))
+  if (!training) return make('div', {}, head, make('p', {}, t('training.public', {count})), sources(data))
   const values = {unit: training.unit, epsilon: training.epsilon, delta: training.delta, accountant: training.accountant, relation: training.relation ?? training.neighboring_relation ?? '?'}
-  return make('div', {}, make('p', {}, t('training.private', values)), sources(data))
+  return make('div', {}, head, make('p', {}, t('training.private', values)), sources(data))
 }
 
 function sources(data) {

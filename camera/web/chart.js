@@ -1,7 +1,7 @@
 // Latency: a line over time for the whole frame, a bar for each stage.
 import {make, number, t} from '/static/text.js'
 
-const STAGES = ['analyse', 'encode', 'generate', 'compose', 'cross']
+const ORDER = ['analyse', 'learn', 'encode', 'generate', 'compose', 'cross']
 const LONGEST = 180
 const WIDE = 720, HIGH = 200, LEFT = 44, RIGHT = 10, TOP = 10, BOTTOM = 24
 const points = []
@@ -35,7 +35,7 @@ function drawLines(place) {
   }
   const guide = y(1000 / 30)
   svg.append(make('line', {x1: LEFT, x2: WIDE - RIGHT, y1: guide, y2: guide, class: 'guide'}))
-  svg.append(make('text', {x: WIDE - RIGHT, y: guide - 5, 'text-anchor': 'end'}, t('latency.guide')))
+  svg.append(make('text', {x: LEFT + 6, y: guide - 5}, t('latency.guide')))
   svg.append(make('text', {x: LEFT, y: HIGH - 6}, t('latency.ago', {seconds: LONGEST})))
   svg.append(make('text', {x: WIDE - RIGHT, y: HIGH - 6, 'text-anchor': 'end'}, t('latency.now')))
   for (const [series, name] of [[1, 'k1'], [0, 'k0']]) {
@@ -57,11 +57,11 @@ function summary() {
 }
 
 function drawStages(body, latency) {
-  const longest = Math.max(...STAGES.map((stage) => latency[stage]?.p95 ?? 0), 1)
+  const stages = ORDER.filter((stage) => stage in latency)
+  const longest = Math.max(...stages.map((stage) => latency[stage]?.p95 ?? 0), 1)
   const rows = []
-  STAGES.forEach((stage, index) => {
-    const value = latency[stage]
-    if (!value) return
+  stages.forEach((stage) => {
+    const [value, index] = [latency[stage], ORDER.indexOf(stage)]
     const bar = make('svg', {viewBox: '0 0 100 10', preserveAspectRatio: 'none', 'aria-hidden': 'true'},
       make('rect', {x: 0, y: 1, width: 100 * value.p95 / longest, height: 8, rx: 1, class: `k${index}`, opacity: 0.28}),
       make('rect', {x: 0, y: 1, width: 100 * value.p50 / longest, height: 8, rx: 1, class: `k${index}`}))

@@ -101,7 +101,7 @@ def page(make=made, report=b"", words=()):
     port = listener.getsockname()[1]
     value = Page(
         password_hash=_HASH, names=frozenset({"localhost", "cam.local"}), port=port,
-        claims={"bundle": {}}, modes=("face",), words=words, report=report, stream=stream,
+        claims={"bundles": {}}, modes=("face",), words=words, report=report, stream=stream,
         desk=PictureDesk(wire, ("album", "social"), words),
         wish=lambda *wish: wishes.append(wish), status=lambda: {"frames_out": 7},
     )  # fmt: skip
