@@ -47,7 +47,9 @@ def warnings_of(
     if unknown:
         warnings.append(f"words that are not known and were left out: {', '.join(unknown)[:300]}")
     drawn = [part.write(ids, random) for _ in range(_PROBES)]
-    weak = part.weak_looks(agreed(drawn))
+    weak = [*part.weak_looks(agreed(drawn))]
+    if paints_expression:
+        weak += dict.fromkeys(name for tokens in drawn for name in part.weak_fields(tokens))
     if weak:
         warnings.append(f"this generator hardly paints: {', '.join(weak)}")
     if not paints_expression and any(tokens.has_expression for tokens in drawn):

@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FILES = ("text.onnx", "looks.npz")
+_SHOWN_SHARE = 0.4  # of a change of the code must show on a painted head
+_CALLED = {"eyelid_left": "closed eyes", "eyelid_right": "closed eyes"}
 _NOUN = "person"  # of prompts that have none: "smiling" is read as "person smiling"
 _UNSAID_SHARE = 0.5  # from this probability on the words do not speak of a token
 # What a head does that no word speaks of, in the fields' units; it is also lit so.
@@ -156,6 +158,21 @@ class TextPart:
         reach = self.manifest["reach"]
         return tuple(f"{name} {value}" for name, value in asked.items() if not reach[name][value])
 
+    def weak_fields(self, tokens: Tokens) -> tuple[str, ...]:
+        """Fields of pose and expression that words move far and that this generator hardly paints.
+
+        What a field is called here is for people: both lids are `closed eyes`.
+        """
+        moves, calm = self.manifest["moves"], Tokens(levels=(None,) * NUM_TOKENS).values
+        far = np.abs(tokens.values - calm) > [2 * field.step for field in HEAD_FIELDS]
+        return tuple(
+            dict.fromkeys(
+                _CALLED.get(field.name, field.name.replace("_", " "))
+                for field, is_far in zip(HEAD_FIELDS, far, strict=True)
+                if is_far and moves.get(field.name, 1.0) < _SHOWN_SHARE
+            )
+        )
+
     def write(self, ids: np.ndarray, random: np.random.Generator) -> Tokens:
         """One draw of all tokens for the words of these ids."""
         inputs = self._session.get_inputs()
@@ -213,7 +230,7 @@ def _checked_manifest(folder: Path) -> dict[str, Any]:
             raise GraphError(f"{path} was changed: it does not match its pin; {_CURE}")
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
         raise GraphError(f"{path}: no schema_version {SCHEMA_VERSION}; {_CURE}")
-    if missing := {"vocabulary", "nouns", "files", "bundle", "reach"} - set(manifest):
+    if missing := {"vocabulary", "nouns", "files", "bundle", "reach", "moves"} - set(manifest):
         raise GraphError(f"{path} lacks {', '.join(sorted(missing))}; {_CURE}")
     return manifest
 

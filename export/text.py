@@ -32,7 +32,7 @@ from veilcam.camera.text_tokens import COLUMNS, MAX_SIZE, MAX_WORDS, NUM_TOKENS,
 from veilcam.export.graph import IR_VERSION, OPSET, _optimize
 from veilcam.model.captions import every_word, nouns
 from veilcam.model.data import SIMULATED, Pack
-from veilcam.model.looks import learn_looks
+from veilcam.model.looks import learn_looks, measure_moves
 from veilcam.model.provenance import provenance
 from veilcam.model.text import train_text
 from veilcam.model.text_data import Measured, Teacher, all_tokens, static_tokens
@@ -102,7 +102,8 @@ def write_text_part(
         net: The trained net.
         vocabulary: Its words.
         looks: Of the bundle it is for.
-        facts: `bundle` (file name -> sha256), `reach`, `guessed`, `data`: kept in the manifest.
+        facts: `bundle` (file name -> sha256), `reach`, `moves`, `guessed`, `data`: kept in the
+            manifest.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -218,6 +219,7 @@ def main(
     facts = {
         "bundle": {"fp32.onnx": loaded.manifest["files"]["fp32.onnx"]},
         "reach": reach,
+        "moves": measure_moves(loaded, data / "models"),
         "guessed": {name: round(value, 3) for name, value in guessed.items()},
         "data": provenance(pictures.manifest),
     }

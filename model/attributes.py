@@ -199,7 +199,7 @@ def labels_by_eye(names: list[str], look: str) -> Float32[np.ndarray, " n"]:
 
 
 def fit_logistic(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"], *, ridge: float = 1.0, steps: int = 30
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"], *, ridge: float = 1.0, steps: int = 12
 ) -> Float32[np.ndarray, " d1"]:
     """Weights and bias of a class-balanced logistic regression with a ridge, by Newton steps.
 

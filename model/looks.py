@@ -17,10 +17,12 @@ from jaxtyping import Float32, Int64
 
 from veilcam.camera.code import HEAD_FIELDS
 from veilcam.camera.generator import Generator
+from veilcam.camera.head_model import fit_pose, measure_expression
 from veilcam.camera.manifest import Bundle
 from veilcam.camera.text import CALM
 from veilcam.camera.text_looks import Looks
 from veilcam.camera.text_tokens import COLUMNS, LOOKS
+from veilcam.model.attributes import Measure, over_grey
 from veilcam.model.text_data import Measured, Teacher
 
 _log = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ _RIDGE = 0.02
 _HIDDEN = 48
 _TESTED = 0.2
 _CLOSE = 0.35  # of the way to the nearest other class
+_LIDS = ("eyelid_left", "eyelid_right")
+_EXTREMES = {"yaw": 25.0, "pitch": 14.0, "mouth_open": 0.18, "mouth_wide": 0.96, "smile": 0.13,
+             "eyelid_left": 0.02, "eyelid_right": 0.02, "brow": 0.465}  # fmt: skip
 
 
 def calm_values() -> Float32[np.ndarray, " f"]:
@@ -92,6 +97,39 @@ def learn_looks(
     reach = find_reach(looks)
     reach["skin"] = dict.fromkeys(reach["skin"], True)  # compose brings skin to its class
     return looks, reach, told
+
+
+def measure_moves(bundle: Bundle, models: Path, *, num_heads: int = 16) -> dict[str, float]:
+    """Field -> how much of a change of the code shows on the painted head, by the face mesh.
+
+    1 is all of it, 0 nothing. Each field goes from calm to where a caption would name it; gaze is
+    not measured.
+    """
+    generator, measure = Generator(bundle, precision="int8", threads=1), Measure(models)
+    random = np.random.default_rng(1)
+    noise = 0.75 * random.standard_normal((num_heads, len(bundle.mean)))
+    latents = (bundle.mean + noise @ bundle.chol.T).astype(np.float32)
+
+    def seen(values: Float32[np.ndarray, " f"]) -> dict[str, float]:
+        rows = []
+        for latent in latents:
+            mesh, _ = measure.mesh(over_grey(generator.paint(values, latent)))
+            pose = fit_pose(mesh)
+            rows.append({"yaw": pose.yaw_deg, "pitch": pose.pitch_deg}
+                        | measure_expression(pose.canonical))  # fmt: skip
+        return {name: float(np.mean([row[name] for row in rows])) for name in _EXTREMES}
+
+    calm = calm_values()
+    at = {field.name: index for index, field in enumerate(HEAD_FIELDS)}
+    before, moves = seen(calm), {}
+    for name, wanted in _EXTREMES.items():
+        values = calm.copy()
+        values[at[name]] = wanted
+        if name in _LIDS:  # both: a wink is rarer than shut eyes
+            values[[at[lid] for lid in _LIDS]] = wanted
+        share = (seen(values)[name] - before[name]) / (wanted - float(calm[at[name]]))
+        moves[name] = round(share, 2)
+    return moves
 
 
 def fit_guesses(

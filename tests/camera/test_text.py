@@ -44,7 +44,18 @@ from veilcam.camera.text_tokens import (
 from veilcam.camera.types import Head, Scene
 
 NUM_LATENT = 4
-WORDS = ("bearded", "dark", "glasses", "old", "person", "skin", "smiling", "woman", "young")
+WORDS = (
+    "bearded",
+    "dark",
+    "glasses",
+    "old",
+    "person",
+    "skin",
+    "smiling",
+    "turned",
+    "woman",
+    "young",
+)
 SMILE = NUM_STATIC + [field.name for field in SAID].index("smile")
 # word -> (token, class) that it makes all but sure
 SAYS = {
@@ -55,6 +66,7 @@ SAYS = {
     "bearded": (5, 1),
     "glasses": (6, 1),
     "smiling": (SMILE, 7),
+    "turned": (NUM_STATIC, 30),
 }
 WritePart = Callable[..., Path]
 
@@ -140,6 +152,7 @@ def write_beside(bundle: Bundle, /, **changes: Any) -> Path:
         "nouns": ["woman"],
         "files": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()},
         "bundle": {"fp32.onnx": bundle.manifest["files"]["fp32.onnx"]},
+        "moves": {"smile": 0.9, "yaw": 0.1},
         "reach": {x.name: dict.fromkeys(x.classes, x.name != "glasses") for x in LOOKS},
     } | changes
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -304,6 +317,8 @@ def test_several_people_get_several_draws_and_the_file_decides_who(
         ("old with glasses", True, ["this generator hardly paints: glasses yes"]),
         ("old smiling", False, ["pose and expression come from the camera: words for them"]),
         ("old smiling", True, []),
+        ("old turned", True, ["this generator hardly paints: yaw"]),
+        ("old turned", False, ["pose and expression come from the camera: words for them"]),
     ],
 )
 def test_users_are_warned_of_what_words_will_not_do(
@@ -459,3 +474,19 @@ def test_bad_words_are_one_line_and_exit_2(
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert json.loads(captured.out)["exit_code"] == 2
+
+
+def test_the_packages_words_are_for_its_generator() -> None:
+    """Red after a new generator: run `python -m veilcam.export.text`, see docs/text.md."""
+    bundle = load_bundle()
+    part = TextPart(bundle)
+    assert sum(path.stat().st_size for path in part.folder.iterdir()) < 500_000
+    random = np.random.default_rng(0)
+    ids, unknown = part.read("an old man with glasses and a beard, smiling, looking left")
+    assert unknown == ()
+    person = part.draw(ids, random)
+    assert person.tokens.looks == {"sex": "male", "age": "old", "beard": "yes", "glasses": "yes"}
+    values = dict(zip((field.name for field in HEAD_FIELDS), person.tokens.values, strict=True))
+    assert values["yaw"] < -9
+    assert values["smile"] > 0.07
+    assert part.draw(part.read("a woman")[0], random).tokens.looks == {"sex": "female"}
