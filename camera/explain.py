@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from veilcam.camera import layout_plan
 from veilcam.camera.code import (
     HEAD_FIELDS,
     POSITION_STEP_PX,
@@ -11,6 +12,7 @@ from veilcam.camera.code import (
     Field,
     levels_of,
 )
+from veilcam.camera.explain_scene import explain_scene, scene_lines
 from veilcam.camera.light import LIGHT_LEVELS, SKIN_CLASSES
 from veilcam.camera.strength import CHOICES, DEFAULT, Plan, Strength, plan_of
 
@@ -52,8 +54,10 @@ def explain() -> dict[str, Any]:
         "width": SIZE_HW[1],
         "height": SIZE_HW[0],
         "strengths": {strength.value: explain_at(strength) for strength in CHOICES},
+        "frame_mode": layout_plan.statement(),
         "with_prompt": WITH_PROMPT,
         "not_counted": NOT_COUNTED,
+        "scene": explain_scene(FPS, SIZE_HW),
     }
 
 
@@ -161,7 +165,9 @@ def format_text(value: dict[str, Any]) -> str:
         lines.append(f"  {name}: " + "; ".join(
             f"{f['name']} {f['rest']}" for f in fields if f["rest"] and f["rest"] != "sent"
         ))  # fmt: skip
+    lines += layout_plan.as_text(value["frame_mode"])
     lines.append(f"With --prompt or --cast: {value['with_prompt']}.")
+    lines += scene_lines(value["scene"])
     lines.append("Not counted:")
     lines += [f"  {name}: {what}" for name, what in value["not_counted"].items()]
     return "\n".join(lines)

@@ -18,6 +18,8 @@ from veilcam.camera.types import Frame
 
 DETECT_EVERY_S = 0.09
 NUM_POSES = 4  # looked at in one frame; the others are carried on
+NUM_POSES_FAST = 2  # where frames come quicker than every `_FAST_S`: everybody in turn
+_FAST_S = 0.05
 NEW_SCORE = 0.4
 PROVE_EVERY_S = 10.0
 _MARGIN = 0.15  # of a box: no background is learned there
@@ -58,6 +60,7 @@ class _Look:
     points: Float32[np.ndarray, "17 3"]
     facing: np.ndarray
     colours: Float32[np.ndarray, "4 3"]
+    seen_s: float
     smooth: OneEuro = field(default_factory=lambda: OneEuro(2.0, 6.0))
 
 
@@ -86,7 +89,7 @@ class PeopleAnalyser:
         self._tracker = Tracker(new_score=NEW_SCORE)
         self._looks: dict[int, _Look] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="veilcam-people")
-        self._detected_s = self._proved_s = -1e9
+        self._detected_s = self._proved_s = self._last_s = -1e9
         self._is_alive = False
         self._last: _Found = ()
 
@@ -107,10 +110,10 @@ class PeopleAnalyser:
         """
         size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
         search = self._begin(frame)
-        tracks = self._tracker.predict(frame.time_s)
-        looked = {t.track_id for t in tracks[:NUM_POSES]}
+        due = self._due(self._tracker.predict(frame.time_s), frame.time_s)
+        looked = {track.track_id for track in due}
         try:
-            for track in tracks[:NUM_POSES]:
+            for track in due:
                 self._look_at(frame, track)
         finally:
             found = search.result() if search is not None else None
@@ -131,6 +134,16 @@ class PeopleAnalyser:
         boxes = [box for box, _ in self._last] + [p.box_xywh for p in people]
         hidden = tuple(_grown(box) for box in boxes)
         return People(size_hw=size_hw, people=people, hidden=hidden, is_alive=self._is_alive)
+
+    def _due(self, tracks: tuple[Track, ...], time_s: float) -> tuple[Track, ...]:
+        """Who is looked at in this frame: those who were not for the longest time."""
+        is_fast = 0 < time_s - self._last_s < _FAST_S
+        self._last_s = time_s
+        looks = self._looks
+        waiting = sorted(
+            tracks, key=lambda t: looks[t.track_id].seen_s if t.track_id in looks else -1e9
+        )
+        return tuple(waiting[: NUM_POSES_FAST if is_fast else NUM_POSES])
 
     def _begin(self, frame: Frame) -> "Future[_Found] | None":
         elapsed_s = frame.time_s - self._detected_s
@@ -163,8 +176,9 @@ class PeopleAnalyser:
         look = self._looks.get(track.track_id)
         if look is None:
             colours = colours_of(frame.bgr, completed(points, box, frame.bgr.shape[:2]), box)
-            self._looks[track.track_id] = _Look(relative, facing, colours)
+            self._looks[track.track_id] = _Look(relative, facing, colours, frame.time_s)
             return
+        look.seen_s = frame.time_s
         look.facing = look.facing + 0.3 * (facing - look.facing)
         # a point that was not seen must not pull on one that was
         weight = np.clip(relative[:, 2:] / SURE_SCORE, 0.2, 1.0)

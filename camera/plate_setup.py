@@ -79,9 +79,8 @@ class PlateSetup:
             self._sum = bgr.astype(np.float32)
             self._samples = 1
             return
-        change = cv2.absdiff(bgr, self._first).max(axis=2)
-        moving = cv2.dilate((change > _STILL).astype(np.uint8) * 255, _AROUND)
-        self._free = cv2.min(cv2.min(self._free, free), cv2.bitwise_not(moving))
+        still = cv2.inRange(cv2.absdiff(bgr, self._first), (0, 0, 0), (_STILL, _STILL, _STILL))
+        self._free = cv2.min(cv2.min(self._free, free), cv2.erode(still, _AROUND))
         cv2.accumulate(bgr, self._sum)
         self._samples += 1
 

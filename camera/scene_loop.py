@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from veilcam.camera.actor_code import ActorEncoder, framing, neutral_values
 from veilcam.camera.errors import ConfigError
+from veilcam.camera.generator import Generator
 from veilcam.camera.parts import SinkLike, SourceLike
 from veilcam.camera.pending import Pending
 from veilcam.camera.people import PeopleAnalyser, Proof
@@ -22,6 +24,7 @@ Analyse = Callable[[Frame], People]
 Paint = Callable[[SceneCodes], Patches]
 STAGES = ("analyse", "learn", "encode", "generate", "compose", "total")
 _PROOF_HW = (360, 640)
+_SAME = 0.003  # of a patch's sides: less than half a pixel of it
 
 
 class SceneLoop(Running):
@@ -114,6 +117,29 @@ class SceneReport(RunReport):
         return super().to_json() | {"mode": "scene", "plate": self._learner.describe()}
 
 
+class ActorPainter:
+    """Paints actors; one whose code stays as it is keeps its patch.
+
+    Args:
+        generator: Paints one patch of values and latent.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._kept: dict[int, tuple[Float32[np.ndarray, " f"], UInt8[np.ndarray, "h w 4"]]] = {}
+
+    def __call__(self, codes: SceneCodes) -> Patches:
+        """One patch for each actor, in the code's order."""
+        kept = {}
+        for actor in codes.actors:
+            values, patch = self._kept.get(actor.track_id, (None, None))
+            if values is None or patch is None or np.abs(actor.values - values).max() > _SAME:
+                values, patch = actor.values, self._generator.paint(actor.values, actor.latent)
+            kept[actor.track_id] = values, patch
+        self._kept = kept
+        return Patches(bgra=tuple(kept[actor.track_id][1] for actor in codes.actors))
+
+
 def build_loop(
     source: SourceLike,
     sink: SinkLike,
@@ -128,7 +154,6 @@ def build_loop(
         ConfigError: A delay is asked for: here nothing has to be hidden in earlier frames.
     """
     from veilcam.camera.actor_cast import load_cast
-    from veilcam.camera.generator import Generator
     from veilcam.camera.manifest import load_bundle
 
     if delay_frames:
@@ -144,12 +169,9 @@ def build_loop(
     analyser = PeopleAnalyser(facing, proof=proof)
     analyser.warm_up(source.size_hw)
 
-    def paint(codes: SceneCodes) -> Patches:
-        return Patches(bgra=tuple(generator.paint(a.values, a.latent) for a in codes.actors))
-
     return SceneLoop(
         source, sink, analyse=analyser, learner=PlateLearner(source.size_hw),
-        encoder=ActorEncoder(cast), paint=paint, bundle_sha256=loaded.sha256,
+        encoder=ActorEncoder(cast), paint=ActorPainter(generator), bundle_sha256=loaded.sha256,
     )  # fmt: skip
 
 

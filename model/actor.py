@@ -46,7 +46,10 @@ class ActorGenerator(nnx.Module):
                 for (num_in, num_out), span in zip_longest(pairwise(_CHANNELS), _SPANS)
             ]
         )
-        self.to_patch = nnx.Conv(_CHANNELS[-1], 16, (3, 3), kernel_init=small_init, rngs=rngs)
+        # the sketch goes to the last layer too: colours need no way through all others
+        self.to_patch = nnx.Conv(
+            _CHANNELS[-1] + NUM_DRAWN, 16, (3, 3), kernel_init=small_init, rngs=rngs
+        )
         self.to_patch.bias[...] = jnp.full(16, 0.5)
 
     def paint(
@@ -89,5 +92,6 @@ class ActorGenerator(nnx.Module):
         for block in self.blocks:
             size_hw = 2 * x.shape[0], 2 * x.shape[1]
             drawn = _MAP_GAIN * draw_pose(points, seen, colours, size_hw=size_hw)
-            _, x = block(x, bound(drawn, 0.0, CEILING, rounds), style, rounds=rounds)
-        return x
+            drawn = bound(drawn, 0.0, CEILING, rounds)
+            _, x = block(x, drawn, style, rounds=rounds)
+        return jnp.concatenate([x, drawn], axis=-1)

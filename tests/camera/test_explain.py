@@ -43,3 +43,14 @@ def test_the_command_prints_one_object(capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     assert "skin_class" in text
     assert text.strip() == format_text(explain()).strip()
+
+
+def test_scene_mode_is_told_too() -> None:
+    value = explain()["scene"]
+    scene = [value["strengths"][s] for s in ("strict", "balanced", "faithful")]
+    assert [v["epsilon_per_track"] for v in scene] == [0.0, 4.0, 16.0]
+    assert all(v["epsilon_per_track"] == sum(f["epsilon"] for f in v["static"]) for v in scene)
+    assert [v["key_points_bits"] for v in scene] == [17 * 8, 17 * 10, 17 * 10]
+    bits = [v["bits_per_frame"] for v in scene]
+    assert bits == sorted(set(bits))
+    assert value["plate_refresh"]["epsilon"] > 0
