@@ -14,7 +14,8 @@ from pathlib import Path
 
 FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-CAMERA = "no_timer_check modules_load=vivid vivid.n_devs=1 vivid.node_types=0x1"
+# The screen comes last on a device, as the place where it speaks; here the serial line does.
+CAMERA = "console=ttyS0 no_timer_check modules_load=vivid vivid.n_devs=1 vivid.node_types=0x1"
 _POLL_S = 2.0
 
 
