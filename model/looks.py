@@ -5,6 +5,7 @@ anybody: it is post-processing of its weights.
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _SCALES = (0.6, 1.3)  # of the Gaussian's draws: conditioning goes further out t
 _RIDGE = 0.02
 _HIDDEN = 48
 _TESTED = 0.2
+_LEARNED = 0.4  # share of a number's variance that is guessed where it was not fitted
 _CLOSE = 0.35  # of the way to the nearest other class
 _LIDS = ("eyelid_left", "eyelid_right")
 _EXTREMES = {"yaw": 25.0, "pitch": 14.0, "mouth_open": 0.18, "mouth_wide": 0.96, "smile": 0.13,
@@ -96,7 +98,17 @@ def learn_looks(
     )
     reach = find_reach(looks)
     reach["skin"] = dict.fromkeys(reach["skin"], True)  # compose brings skin to its class
-    return looks, reach, told
+    return without_unlearned(looks, told), reach, told
+
+
+def without_unlearned(looks: Looks, told: dict[str, float]) -> Looks:
+    """Looks that ask for no number that is not learned.
+
+    A wish for it would still move the draw, to where the generator paints least like a face.
+    """
+    centers = looks.centers.copy()
+    centers[:, :, [told[name] < _LEARNED for name in COLUMNS]] = np.nan
+    return replace(looks, centers=centers)
 
 
 def measure_moves(bundle: Bundle, models: Path, *, num_heads: int = 16) -> dict[str, float]:

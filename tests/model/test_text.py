@@ -34,7 +34,7 @@ from veilcam.model.attributes import (
     looks_by_eye,
 )
 from veilcam.model.captions import caption, every_word, looks_of, notable, said_tokens
-from veilcam.model.looks import class_places, find_reach, fit_guesses
+from veilcam.model.looks import class_places, find_reach, fit_guesses, without_unlearned
 from veilcam.model.text import train_text
 from veilcam.model.text_data import HAIR_TONES, dynamic_tokens, half_of, static_tokens
 
@@ -269,6 +269,9 @@ def test_reach_is_false_where_the_generator_does_not_go() -> None:
     assert reach["sex"] == {"female": True, "male": True}
     assert reach["beard"] == {"no": True, "yes": False}
     assert not reach["age"]["old"]  # never seen
+    told = {name: 0.9 if name == "sex" else 0.1 for name in COLUMNS}
+    kept = without_unlearned(looks, told)
+    assert [len(kept.targets(wanted)[0]) for wanted in ({"sex": 1}, {"beard": 1})] == [1, 0]
 
 
 @pytest.fixture(scope="module")
