@@ -53,4 +53,5 @@ def _stated(bundle: Bundle) -> dict[str, Any]:
         "training": bundle.manifest["training"],
         "data": bundle.manifest["data"],
         "bits_per_frame": bundle.manifest["code"]["bits_per_frame"],
+        "local_dp": bundle.manifest["code"].get("local_dp"),
     }

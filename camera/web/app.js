@@ -251,6 +251,7 @@ function showPromise() {
     block('promise.leaves', list([...state.claims.modes.map((mode) => `mode.${mode}.leaves`), 'promise.leaves.barriers']), 'kind.built'),
     ...('face' in bundles ? [block('promise.code', codeTable(strengths), 'kind.promise', [t('promise.code.lead')], [t('promise.code.epsilon')])] : []),
     ...('scene' in bundles ? [block('promise.scene', sceneText(bundles.scene), 'kind.promise')] : []),
+    ...(bundles.frame?.local_dp ? [block('promise.frame', frameText(bundles.frame.local_dp), 'kind.promise')] : []),
     block('promise.training', make('div', {}, ...modes.map(([mode, bundle]) => trainingText(mode, bundle))), 'kind.promise'),
     block('promise.not', list(['promise.not.1', 'promise.not.2', 'promise.not.3', 'promise.not.4']), 'kind.not'),
     block('promise.upload', list(['promise.upload.1', 'promise.upload.2', 'promise.upload.3']), 'kind.built'),
@@ -267,8 +268,7 @@ function list(keys) {
   return make('ul', {}, ...keys.map((key) => make('li', {}, t(key))))
 }
 
-function codeTable(strengths) {
-  const columns = ['bits_per_frame', 'bits_per_second', 'epsilon_per_track']
+function codeTable(strengths, columns = ['bits_per_frame', 'bits_per_second', 'epsilon_per_track']) {
   const head = make('tr', {}, make('th', {scope: 'col'}, t('strength.title')), ...columns.map((name) => make('th', {scope: 'col', class: 'n'}, t(`code.${name}`))))
   const rows = Object.entries(strengths).map(([name, value]) => make('tr', {class: name === state.status?.strength ? 'now' : ''},
     make('th', {scope: 'row'}, t(`strength.${name}`)),
@@ -281,6 +281,12 @@ function sceneText(bundle) {
   const plate = state.status?.plate
   if (plate) text.append(make('p', {}, t('promise.scene.plate', {setup: plate.setup_claim, unit: plate.refresh_unit, epsilon: plate.refresh_epsilon, delta: plate.refresh_delta, count: plate.refreshes})))
   return text
+}
+
+function frameText(claim) {
+  const said = Object.entries(claim).filter(([, value]) => typeof value === 'string')
+  return make('div', {}, codeTable(claim.strengths, ['bits_per_frame', 'bits_per_second', 'epsilon_per_cell', 'epsilon_per_frame']),
+    make('ul', {}, ...said.map(([name, value]) => make('li', {}, `${name.replaceAll('_', ' ')}: ${value}`))))
 }
 
 function trainingText(mode, bundle) {
