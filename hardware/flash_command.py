@@ -40,11 +40,13 @@ def flash(
         ConfigError: The user did not say yes.
     """
     size = check_image(image)
-    _check_sum(image, progress)
+    wanted = _check_sum(image, progress)
     disk = _choose(target, size, serial)
     if disk is not None and not is_sure:
         _confirm(disk, ask)
     digest = write_image(image, target, progress)
+    if wanted not in (None, digest.sha256):
+        raise InputError(f"image {image} was changed while it was written; write it again")
     return {
         "image": str(image),
         "device": str(target),
@@ -163,8 +165,9 @@ def _listed_sum(image: Path) -> str | None:
     return words[0].lower()
 
 
-def _check_sum(image: Path, progress: Progress) -> None:
-    """An image with a list beside it must match before anything is erased."""
+def _check_sum(image: Path, progress: Progress) -> str | None:
+    """The listed sum, None without a list. An image must match before anything is erased."""
     wanted = _listed_sum(image)
     if wanted is not None and hash_of(image, progress).sha256 != wanted:
         raise InputError(f"image {image} is damaged: its sha256 is not the one listed; get it anew")
+    return wanted
