@@ -1,5 +1,6 @@
 """Casts people by prompts: what is warned of before, and who plays each new person."""
 
+import secrets
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from veilcam.camera.errors import InputError
 from veilcam.camera.manifest import Bundle
 from veilcam.camera.text import Person, TextPart, Tokens
 
+_NUM_READY = 4
 _PROBES = 8  # draws of tokens by which it is found out what a prompt speaks of
 
 
@@ -69,17 +71,28 @@ class Caster:
     Args:
         part: Words for the bundle.
         cast: The prompts.
+        num_ready: So many people of each prompt are drawn now, so that a live picture does not wait
+            for the first ones.
     """
 
-    def __init__(self, part: TextPart, cast: Cast) -> None:
+    def __init__(self, part: TextPart, cast: Cast, *, num_ready: int = 0) -> None:
         self._part, self._cast, self._num_cast = part, cast, 0
         self._ids = {prompt: part.read(prompt)[0] for prompt in cast.prompts}
+        random = np.random.default_rng(secrets.randbits(128))
+        self._ready = {
+            prompt: [part.draw(ids, random) for _ in range(num_ready)]
+            for prompt, ids in self._ids.items()
+        }
 
     def __call__(self, random: np.random.Generator) -> Person | None:
         """Who plays the next person."""
         prompt = self._cast.prompt_of(self._num_cast)
         self._num_cast += 1
-        return self._part.draw(self._ids[prompt], random) if prompt else None
+        if not prompt:
+            return None
+        if self._ready[prompt]:
+            return self._ready[prompt].pop()
+        return self._part.draw(self._ids[prompt], random)
 
 
 def casting_for(bundle: Bundle, cast: Cast | None = None) -> Casting | None:
@@ -91,4 +104,4 @@ def casting_for(bundle: Bundle, cast: Cast | None = None) -> Casting | None:
     cast = chosen_cast() if cast is None else cast
     if not cast.prompts:
         return None
-    return Caster(TextPart(bundle), cast)
+    return Caster(TextPart(bundle), cast, num_ready=_NUM_READY)

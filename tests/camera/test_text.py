@@ -304,9 +304,10 @@ def test_several_people_get_several_draws_and_the_file_decides_who(
     assert second is not None
     assert first.latent[0] < 0 < second.latent[0]
     assert third is None
-    everyone = Caster(part, Cast(others="old"))
-    latents = {tuple(everyone(random).latent.tolist()) for _ in range(5)}  # type: ignore[union-attr]
-    assert len(latents) == 5
+    for num_ready in (0, 3):
+        everyone = Caster(part, Cast(others="old"), num_ready=num_ready)
+        people = [everyone(random) for _ in range(5)]
+        assert len({person.latent.tobytes() for person in people if person}) == 5
 
 
 @pytest.mark.parametrize(
