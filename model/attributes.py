@@ -108,7 +108,7 @@ class Measure:
         center = (float(points[point, 0]), float(points[point, 1]))
         rgb = np.ascontiguousarray(cut(bgr, center, side, 224)[None, ..., ::-1])
         (levels,) = self._features.run(None, {"input": rgb})
-        return levels.reshape(-1).astype(np.float32) * _FEATURE_STEP
+        return np.asarray(levels.reshape(-1).astype(np.float32) * _FEATURE_STEP)
 
 
 def cut(

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax  # type: ignore[import-untyped]
+import optax
 from jaxtyping import Float32, Int64
 
 from veilcam.camera.code import HEAD_FIELDS

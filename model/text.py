@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax  # type: ignore[import-untyped]
+import optax
 from flax import nnx
 from jaxtyping import Int64
 

@@ -122,6 +122,6 @@ class Layer(nnx.Module):
         """Rows of the same shape."""
         normal = self.norm1(x)
         x = x + self.itself(normal, normal, mask)
-        if self.other is not None:
+        if self.other is not None and source is not None and source_mask is not None:
             x = x + self.other(self.norm2(x), source, source_mask)
         return x + self.narrow(jax.nn.relu(self.wide(self.norm3(x))))
