@@ -102,7 +102,7 @@ def run(
     if not as_json:
         _log.info("mode %s: %s", mode, _SHOWN[mode])
     choose(strength)  # the settings of both processes take it from here
-    warnings = choose_cast_of(prompt, cast_file, bundle)  # and this, too
+    warnings = choose_cast_of(prompt, cast_file, bundle, mode=mode)  # and this
     report, is_interrupted = run_session(
         source, sink, bundle=bundle, delay_frames=delay, max_frames=frames, mode=mode,
         require_barriers=require_barriers,

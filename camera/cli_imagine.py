@@ -60,10 +60,15 @@ def cast_of(
     return cast, warnings
 
 
-def choose_cast_of(prompt: str | None, cast_file: Path | None, bundle: Path | None) -> list[str]:
+def choose_cast_of(
+    prompt: str | None, cast_file: Path | None, bundle: Path | None, *, mode: str = "face"
+) -> list[str]:
     """Make this process cast by `--prompt` and `--cast`; what was warned of comes back."""
     from veilcam.camera.cast import choose_cast
+    from veilcam.camera.errors import ConfigError
 
+    if mode != "face" and (prompt is not None or cast_file is not None):
+        raise ConfigError(f"words cast heads, and mode {mode} paints none; use --mode face")
     cast, warnings = cast_of(prompt, cast_file, bundle)
     choose_cast(cast)
     return warnings

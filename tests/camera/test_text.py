@@ -459,6 +459,7 @@ def test_a_picture_is_cast(real: Path) -> None:
     [
         (["run", "demo", "--sink", "null", "--prompt", "robot"], "no word that is known"),
         (["run", "demo", "--sink", "null", "--cast", "none.toml"], "none.toml cannot be read"),
+        (["run", "demo", "--mode", "scene", "--prompt", "old"], "mode scene paints none"),
         (["imagine", "old", "-o", "sheet.gif"], "wanted .png"),
         (["imagine", " ", "-o", "sheet.png"], "the prompt is empty"),
     ],
