@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def updates_of(
 
 @partial(jax.jit, static_argnums=0)
 def _clipped(
-    task: Task, params: jax.Array, rows: jax.Array, weights: jax.Array, bound: float
+    task: Task, params: jax.Array, rows: jax.Array, weights: jax.Array, bound: Any
 ) -> jax.Array:
     def one(camera: jax.Array, weight: jax.Array) -> jax.Array:
         update = task.contribution(params, camera, weight)

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives import serialization as forms
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.control_pb2 import RegisterNodeRequest
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -30,10 +33,12 @@ from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPushError,
     pull_and_inflate_object_from_tree,
 )
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode.fleet_http_connection import http_request_response
 
-from veilcam.camera.errors import VeilcamError
+from veilcam.camera.errors import ConfigError, VeilcamError
 from veilcam.model.federate import read_federation
 from veilcam.model.federate_keys import Roster
 from veilcam.model.federate_rounds import Conductor
@@ -123,6 +128,27 @@ def conduct(grid: Grid, folder: Path, timeout_s: float) -> None:
             time.sleep(1.0)
         for report in conductor.run():
             _log.info("%s", one_line(report, federation.rounds))
+
+
+def register(address: str, root: Path, lines: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """Registers nodes' public keys with the SuperLink; yields names and node ids.
+
+    Raises:
+        ConfigError: The SuperLink refused a key.
+    """
+    with ControlHttpClient.from_server_address(
+        address, False, root.read_bytes(),
+        [RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+    ) as client:  # fmt: skip
+        for name, line in lines.items():
+            key = public_key_to_bytes(forms.load_ssh_public_key(line.encode()))
+            try:
+                reply = client.RegisterNode(RegisterNodeRequest(public_key=key))
+            except httpx.HTTPStatusError as error:
+                raise ConfigError(
+                    f"node {name!r} could not be registered: {error.response.text[:200]}"
+                ) from error
+            yield name, int(reply.node_id)
 
 
 @dataclass(frozen=True)

@@ -58,20 +58,18 @@ class LinkError(VeilcamError):
     exit_code = 1
 
 
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
 def quiet_environment(home: Path) -> dict[str, str]:
     """Environment in which Flower reports nothing and keeps its files in `home`."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return (
-        os.environ
-        | threads
-        | {
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_HOME": str(home),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return os.environ | threads | QUIET | {"FLWR_HOME": str(home), "PATH": path}
 
 
 class SuperLink:
@@ -101,6 +99,7 @@ class SuperLink:
         self.folder, self.port = folder, port
         self.root = make_certificates(folder, tuple(dict.fromkeys((*names, "127.0.0.1"))))
         self._environment = quiet_environment(folder / "flower")
+        os.environ |= QUIET
         (folder / "flower").mkdir(exist_ok=True)
         (folder / "flower" / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n[superlink.{CONNECTION}]\n'
@@ -139,18 +138,13 @@ class SuperLink:
 
     def _register(self, roster: Roster) -> dict[str, int]:
         """Node ids by name; those of an earlier start are known to the database."""
+        from veilcam.model.federate_flower import register
+
         path = self.folder / NODES
         known: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
-        for name, line in roster.lines.items():
-            if name in known and known[name]["key"] == line:
-                continue
-            key = self.folder / "flower" / "node.pub"
-            key.write_text(line + "\n")
-            told = self._flwr("supernode", "register", str(key), "--format", "json")
-            found = re.search(r'"node-id":\s*"?(\d+)', told)
-            if not found:
-                raise LinkError(f"node {name!r} could not be registered: {told.strip()[:300]}")
-            known[name] = {"key": line, "id": found[1]}
+        new = {n: k for n, k in roster.lines.items() if known.get(n, {}).get("key") != k}
+        for name, number in register(f"127.0.0.1:{self.port}", self.root, new):
+            known[name] = {"key": new[name], "id": str(number)}
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps(known, indent=1) + "\n")
             partial.replace(path)
@@ -264,7 +258,7 @@ def serve_node(
         InputError: The certificate or key is no such file.
         LinkError: The server refuses this node.
     """
-    os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    os.environ |= QUIET
     from veilcam.model.federate_flower import connected, receive_one
 
     if not root.is_file():

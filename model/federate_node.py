@@ -79,6 +79,10 @@ class Node:
             return {"status": "refused", "reason": reason, "name": self.identity.name}
         return {"status": "ok", "name": self.identity.name, **reply}
 
+    def warm_up(self) -> None:
+        """Compiles before the first round comes."""
+        self._contribution.warm_up()
+
     @property
     def rounds_left(self) -> int:
         """Rounds that the owner's cap still allows."""

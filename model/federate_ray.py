@@ -7,6 +7,7 @@ machines Ray starts one for each `client_resources`; cameras must then stay with
 import logging
 import os
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def run_ray(
             return Message(to_record({"index": index}), reply_to=message)
 
         def main(grid: Grid, context: Context) -> None:
+            while len(list(grid.get_node_ids())) < federation.num_nodes:
+                time.sleep(0.2)
             asked = [
                 Message(RecordDict(), dst_node_id=number, message_type=MessageType.QUERY)
                 for number in grid.get_node_ids()

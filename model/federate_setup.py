@@ -176,6 +176,7 @@ def join(
         federation, task, Identity(name, private), roster, people=sealed, folder=state,
         max_epsilon=max_epsilon, duty=lambda: why_not(read_machine(), rules) if has_duty else None,
     ) as node:  # fmt: skip
+        node.warm_up()
         _log.info("%s: %d rounds left within the cap", name, node.rounds_left)
         serve_node(node.handle, server=server, root=root, key=key, is_over=lambda: node.is_over)
     return spent(state)

@@ -59,6 +59,11 @@ class Share:
         )
         return self._federation.ring.encode(clipped, noise)
 
+    def warm_up(self) -> None:
+        """Compiles what a round needs, so that the first one is not late; nothing comes out."""
+        if self._people is not None:
+            self._update(np.zeros(self._size))
+
     def _update(self, params: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
         assert self._people is not None
         person = self._people.person_index

@@ -218,7 +218,7 @@ def test_the_noise_of_a_sum_is_at_least_what_is_accounted(tmp_path: Path) -> Non
 
         def late(messages: Mapping[str, Payload], timeout_s: float) -> dict[str, Payload]:
             gone = (
-                fleet.roster.names[2:]
+                fleet.roster.names[3:]
                 if any(m["stage"] == "mask" for m in messages.values())
                 else []
             )
