@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from veilcam.camera.errors import InputError
-from veilcam.camera.serve_guard import App, Guard, TooLargeError
+from veilcam.camera.serve_guard import App, Guard, TooLargeError, TooSlowError
 from veilcam.camera.serve_pictures import PictureDesk, Refused
 from veilcam.camera.serve_session import Session, Sessions, is_token
 from veilcam.camera.serve_stream import Gate, StreamRoutes, error_answer
@@ -239,7 +239,7 @@ class PageApp:
 
 def make_app(page: Page) -> App:
     """The guarded application, ready for a server."""
-    handlers = {HTTPException: _refuse, TooLargeError: _refuse}
+    handlers = dict.fromkeys((HTTPException, TooLargeError, TooSlowError), _refuse)
     inner = Starlette(routes=PageApp(page).routes(), exception_handlers=handlers)
     inner.router.redirect_slashes = False
     return Guard(inner, names=page.names, port=page.port, max_body_bytes=MAX_UPLOAD_BYTES)
@@ -248,6 +248,8 @@ def make_app(page: Page) -> App:
 async def _refuse(request: Request, problem: Exception) -> Response:
     if isinstance(problem, TooLargeError):
         return error_answer(413, "too large")
+    if isinstance(problem, TooSlowError):
+        return error_answer(408, "too slow")
     status = problem.status_code if isinstance(problem, HTTPException) else 500
     return error_answer(status, "nothing there" if status == 404 else "refused")
 

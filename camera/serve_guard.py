@@ -3,6 +3,7 @@
 Pure ASGI, so that it also stands before streams. A request that fails is answered here.
 """
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -33,6 +34,7 @@ HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=(), display-capture=()",
     "cache-control": "no-store",
 }
+BODY_S = 20.0  # for the next piece of a body
 _MAX_HEADER_BYTES = 16 * 1024
 _SAFE = ("GET", "HEAD")
 _METHODS = (*_SAFE, "POST", "DELETE")
@@ -124,18 +126,28 @@ def _split(host: str) -> tuple[str, int | None]:
     return name, int(port) if port.isdecimal() and len(port) < 6 else -1
 
 
+class TooSlowError(Exception):
+    """The body comes in drops; `app` answers 408."""
+
+
 class TooLargeError(Exception):
     """The body is longer than is taken, whatever its header said; `app` answers 413."""
 
 
 class _Limited:
-    """Counts what a body really holds."""
+    """Counts what a body really holds, and waits for its pieces, but not for ever."""
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
-        self._receive, self._left = receive, max_bytes
+        self._receive, self._left, self._is_whole = receive, max_bytes, False
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        if self._is_whole:  # from here on only the end of the connection can come
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), BODY_S)
+        except TimeoutError as error:
+            raise TooSlowError from error
+        self._is_whole = not message.get("more_body", False)
         self._left -= len(message.get("body", b""))
         if self._left < 0:
             raise TooLargeError

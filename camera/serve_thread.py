@@ -11,12 +11,39 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from veilcam.camera.serve_guard import App
 
+HEAD_S = 10.0  # for the head of a request; the next look comes as late
 _ENDING_S = 3.0
 _MAX_CONNECTIONS = 64
 _MAX_HANDED_BYTES = 64 * 2**20
+
+
+class _Patient(H11Protocol):
+    """Lets a connection go that asks for nothing: slow heads must not use up all there are."""
+
+    _timer: asyncio.TimerHandle
+    _seen: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the clock."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_S, self._look)
+
+    def _look(self) -> None:
+        is_waiting = self.cycle is None or self.cycle.response_complete
+        if is_waiting and self._seen is self.cycle:  # no new request since the last look
+            self.transport.close()
+            return
+        self._seen = self.cycle if is_waiting else self._seen
+        self._timer = self.loop.call_later(HEAD_S, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the clock."""
+        self._timer.cancel()
+        super().connection_lost(exc)
 
 
 class ServerThread:
@@ -29,7 +56,7 @@ class ServerThread:
 
     def __init__(self, app: App, listener: int) -> None:
         config = uvicorn.Config(
-            app, http="h11", ws="none", loop="asyncio", lifespan="off", log_config=None,
+            app, http=_Patient, ws="none", loop="asyncio", lifespan="off", log_config=None,
             access_log=False, server_header=False, date_header=False, proxy_headers=False,
             limit_concurrency=_MAX_CONNECTIONS, timeout_keep_alive=10,
             timeout_graceful_shutdown=1, h11_max_incomplete_event_size=16 * 1024,

@@ -236,6 +236,39 @@ def test_smuggled_and_oversized_requests_are_refused(client) -> None:
     assert client.ask("GET", "/api/status")[0] == 200
 
 
+def test_slow_heads_and_bodies_do_not_use_up_the_connections(monkeypatch) -> None:
+    from veilcam.camera import serve_guard, serve_thread
+
+    monkeypatch.setattr(serve_thread, "HEAD_S", 0.2)
+    monkeypatch.setattr(serve_guard, "BODY_S", 0.2)
+    with parts.page() as (client, stream, *_):
+        client.log_in()
+        reader = socket.create_connection(("127.0.0.1", client.port), timeout=10)
+        request = f"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\nCookie: {client.cookie}\r\n\r\n"
+        reader.sendall(request.encode())
+        assert b"200 OK" in reader.recv(65536)
+        slow = [socket.create_connection(("127.0.0.1", client.port), timeout=10) for _ in range(70)]
+        for link in slow:
+            link.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        head = b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n"
+        head += b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        body = socket.create_connection(("127.0.0.1", client.port), timeout=10)
+        body.sendall(head)
+        for link in slow:
+            assert link.recv(10) == b""  # let go
+            link.close()
+        assert body.recv(20)[9:12] in (b"408", b"503")
+        body.close()
+        assert client.ask("GET", "/api/status")[0] == 200
+        stream.offer(parts.safe_frame())  # who watches is not let go
+        found = b""
+        while b"\xff\xd8" not in found:
+            piece = reader.recv(65536)
+            assert piece
+            found += piece
+        reader.close()
+
+
 def test_basic_login_opens_the_stream_and_nothing_else(stranger, served) -> None:
     import base64
 

@@ -178,6 +178,35 @@ def test_an_original_keeps_none_of_its_notes(served) -> None:
         assert note not in data
 
 
+def test_a_phones_picture_comes_back_as_one_that_browsers_show(served) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="extra `serve` is not installed")
+    heif.register_heif_opener()
+    memory = io.BytesIO()
+    image.fromarray(demo_frame()[:, :, ::-1]).save(memory, format="HEIF")
+    url = URL.format(purpose="album") + ".heic"
+    status, _, body = served.client.ask("POST", url, memory.getvalue())
+    made = json.loads(body)
+    assert (status, made["name"], made["heads"]) == (200, "me.jpg", 1)
+    assert (
+        served.client.ask("GET", f"/api/pictures/{made['id']}")[1]["content-type"] == "image/jpeg"
+    )
+
+
+def test_words_cast_the_stand_in_and_unknown_ones_are_told(served) -> None:
+    if not json.loads(served.client.ask("GET", "/api/claims")[2])["has_prompt"]:
+        pytest.skip("the package's bundle comes without words")
+    wish = {"mode": "face", "strength": "balanced", "prompt": "an old man and xyzzy"}
+    status, _, body = served.client.ask("POST", "/api/settings", wish)
+    assert (status, json.loads(body)) == (202, {"unknown": ["xyzzy"]})
+    served.wait(lambda v: v["prompt"] == wish["prompt"])
+    url = URL.format(purpose="album") + "&prompt=an+old+man"
+    status, _, body = served.client.ask("POST", url, as_file(demo_frame(), ".jpg"))
+    assert (status, json.loads(body)["heads"]) == (200, 1)
+    before = served.status()["frames_out"]
+    value = served.wait(lambda v: v["frames_out"] > before + 12)
+    assert value["problem"] == ""
+
+
 def bomb() -> bytes:
     memory = io.BytesIO()
     image.new("1", (30_000, 8_000)).save(memory, format="PNG")
