@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BUILDERS = {  # `--mode` -> who builds its loop
     "face": "veilcam.camera.loop:build_loop",
     "scene": "veilcam.camera.scene_loop:build_loop",
+    "frame": "veilcam.camera.frame_loop:build_loop",
 }
 _REPORT_S = 0.5
 _LOSSLESS_AHEAD = 2

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 _SHOWN = {  # what leaves, told at the start
     "face": "heads are replaced; everything else in the picture stays as it is",
     "scene": "people become actors before a learned background; no live pixel leaves",
+    "frame": "all is painted from a coarse, noised code; no pixel of the source leaves",
 }
 # Commands with modules of their own, which are imported when one is asked for or listed.
 _LATER = {
@@ -32,6 +33,7 @@ _LATER = {
     "image": "veilcam.hardware.cli:image",
     "imagine": "veilcam.camera.cli_imagine:imagine",
     "serve": "veilcam.camera.cli_serve:serve",
+    "search": "veilcam.camera.cli_search:search",
     "social": "veilcam.camera.cli_pictures:social",
     "train": "veilcam.camera.cli_training:train",
     "verify": "veilcam.camera.cli_pictures:verify_picture",
@@ -91,7 +93,8 @@ def run(
 ) -> None:  # fmt: skip
     """Replace people in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`.
 
-    Mode face replaces every head; scene shows a learned background and actors, nothing live.
+    Mode face replaces every head; scene shows a learned background and actors, nothing live;
+    frame paints the whole picture from a coarse, noised code, for moving cameras too.
     """
     from veilcam.camera.capture import BUILDERS
     from veilcam.camera.session import run_session

@@ -157,9 +157,11 @@ def _check_io(session: ort.InferenceSession, bundle: Bundle) -> None:
 
 
 def _middle_values(mode: str) -> Float32[np.ndarray, " f"]:
-    """Somebody plain, for the first runs."""
+    """Somebody or something plain, for the first runs."""
     if mode == "scene":
         return neutral_values()
+    if mode == "frame":
+        return np.full(MODES[mode].num_values, 0.5, np.float32)
     return np.asarray([(field.low + field.high) / 2 for field in HEAD_FIELDS], np.float32)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
-from veilcam.camera import actor_code
+from veilcam.camera import actor_code, layout_plan, painting
 from veilcam.camera.code import HEAD_FIELDS, Field
 from veilcam.camera.errors import GraphError
 
@@ -28,11 +28,13 @@ class ModeSpec:
         fields: Of the code.
         num_values: Length of the vector that the generator is given.
         patch_hw: Height and width of what it paints.
+        local_dp: What the code's noise protects, where it has any.
     """
 
     fields: tuple[Field, ...]
     num_values: int
     patch_hw: tuple[int, int]
+    local_dp: dict[str, Any] | None = None
 
 
 MODES = {
@@ -43,6 +45,12 @@ MODES = {
         fields=actor_code.DYNAMIC_FIELDS,
         num_values=actor_code.NUM_VALUES,
         patch_hw=actor_code.PATCH_HW,
+    ),
+    "frame": ModeSpec(
+        fields=layout_plan.MANIFEST_FIELDS,
+        num_values=painting.NUM_VALUES,
+        patch_hw=painting.PATCH_HW,
+        local_dp=layout_plan.statement(),
     ),
 }
 REQUIRED_FILES = ("fp32.onnx", "int8.onnx", "latents.npz", "model_card.md")
@@ -74,7 +82,8 @@ def code_spec(mode: str = "face") -> dict[str, Any]:
         }
         for field in MODES[mode].fields
     ]
-    return {"fields": fields, "bits_per_frame": sum(field["bits"] for field in fields)}
+    code = {"fields": fields, "bits_per_frame": sum(field["bits"] for field in fields)}
+    return code if MODES[mode].local_dp is None else code | {"local_dp": MODES[mode].local_dp}
 
 
 def default_bundle_path() -> Path:

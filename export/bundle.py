@@ -67,6 +67,10 @@ def export_run(run_dir: Path, target: Path, *, name: str = "face") -> dict[str, 
         from veilcam.export.actor import export_actor
 
         return export_actor(run_dir, target)
+    if read_meta(run_dir)["config"].get("generator") == "painter":
+        from veilcam.export.painter import export_painter
+
+        return export_painter(run_dir, target)
     generator, meta, latents = load_generator(run_dir)
     return export_generator(generator.paint, meta, latents, target, name=name)
 
@@ -267,6 +271,13 @@ _CARDS = {
         " build and gait.",
         "Trained on simulated people in 12 outfits: game-like, no coats, bags, hats or children.",
     ),
+    "frame": (
+        "scene",
+        "A picture shows of\nthe scene at most the code listed in `manifest.json`: cells of colour"
+        " under local differential\nprivacy, whose unit, epsilon and assumptions stand there, and"
+        " persons as tokens that are\nquantized, not noised (docs/frame.md).",
+        "Trained on 930 views of 18 places and of a simulated city: it looks like a painting.",
+    ),
 }
 
 
@@ -283,8 +294,8 @@ def model_card(head: dict[str, Any]) -> str:
     return f"""# {head["name"]}: {what} generator
 
 Paints a {head["outputs"]["bgra"]["shape"][2]}x{head["outputs"]["bgra"]["shape"][1]} {what} (BGR and
-alpha) of a person who does not exist, from
-{head["code"]["bits_per_frame"]} bits per frame and secret noise. Mode: {head["mode"]}.
+alpha) that does not exist, from
+at most {head["code"]["bits_per_frame"]} bits per frame and secret noise. Mode: {head["mode"]}.
 Exported {head["created"]}.
 
 ## Data

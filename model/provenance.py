@@ -19,6 +19,11 @@ _SOURCES = {
         "whole people rendered from MakeHuman and MPFB2 assets, nobody real",
         "CC0-1.0",
     ),
+    "views": ("perspective views of Poly Haven panoramas", "CC0-1.0"),
+    "carla": (
+        "street frames of the CARLA simulator, DanielHfnr/Carla-Object-Detection-Dataset",
+        "MIT",
+    ),
 }
 
 

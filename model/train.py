@@ -260,6 +260,11 @@ def train(
 
         train_actor(config_path, resume=resume, run_dir=run_dir, max_minutes=max_minutes)
         return run_dir
+    if read_table(config_path).get("generator") == "painter":
+        from veilcam.model.painter_train import train as train_painter
+
+        train_painter(config_path, resume=resume, run_dir=run_dir, max_minutes=max_minutes)
+        return run_dir
     config = load_config(config_path)
     pack = Pack.load(Path(config.pack))
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -154,7 +154,7 @@ BAD_INPUTS = {
         lambda tmp: [str(tmp / "clip.mp4"), "--sink", f"file:{tmp}/clip.mp4"],
         "is the source itself",
     ),
-    "unknown mode": (lambda tmp: [str(tmp / "clip.mp4"), "--mode", "frame"], "does not exist yet"),
+    "unknown mode": (lambda tmp: [str(tmp / "clip.mp4"), "--mode", "body"], "'body' is not one of"),
     "bad delay": (lambda tmp: [str(tmp / "clip.mp4"), "--delay", "9"], "0<=x<=3"),
 }
 

@@ -1,0 +1,207 @@
+"""Training of the painter: codes with the camera's own noise in, public scenes out.
+
+One run is one pure step over a tree of arrays, as in `model.train`. Batches are coded by the
+camera's own functions, so that painter and camera speak one code.
+"""
+
+import dataclasses
+import logging
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from veilcam.camera.painting import NOISE_SIZE, PATCH_HW
+from veilcam.camera.strength import CHOICES
+from veilcam.model import checkpoint, report
+from veilcam.model.feature_net import features, load_features
+from veilcam.model.loss import feature_distance, through, weighted_pyramid
+from veilcam.model.painter import Painter
+from veilcam.model.painter_config import PainterConfig, load_painter_config
+from veilcam.model.painter_data import Sampler, ScenePack, encode, painted_size
+from veilcam.model.provenance import provenance
+
+_log = logging.getLogger(__name__)
+_WARM_UP = 50  # steps until the learning rate is reached
+_BAND_PX = 192  # height of the part whose pixels are compared: five times even
+_LOOK_PX = 128  # side of what the feature net sees, at full size, of a quarter of the pictures
+State = dict[str, Any]
+
+
+class PainterTrainer:
+    """A run: `state` is all that changes, a tree of arrays; `step()` moves it and returns logs."""
+
+    def __init__(self, config: PainterConfig, pack: ScenePack) -> None:
+        self.config, self.pack, self.step_index = config, pack, 0
+        self._sample = Sampler(pack, seed=config.seed)
+        self._graph, self._template, self._rest = nnx.split(
+            Painter(rngs=nnx.Rngs(config.seed)), nnx.Param, ...
+        )
+        params = nnx.to_pure_dict(self._template)
+        self._adam = optax.scale_by_adam(b1=0.9, b2=0.99)
+        self.state: State = {
+            "generator": params,
+            "average": jax.tree.map(jnp.copy, params),
+            "opt_generator": self._adam.init(params),
+        }
+        self._net = load_features(Path(config.features)) if config.features else {}
+        self._step = jax.jit(self._traced_step, donate_argnums=0)
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Nobody: the latent is a map of noise."""
+        return ()
+
+    @property
+    def basis(self) -> dict[str, np.ndarray]:
+        """The painter needs no constants."""
+        return {}
+
+    def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
+        """The standard Gaussian."""
+        return np.zeros(NOISE_SIZE, np.float32), np.eye(NOISE_SIZE, dtype=np.float32)
+
+    def averaged_generator(self) -> Painter:
+        """A painter with the averaged weights."""
+        return self._build(self.state["average"])
+
+    def _build(self, params: Any) -> Painter:
+        state = jax.tree.map(lambda x: x, self._template)
+        nnx.replace_by_pure_dict(state, params)
+        painter: Painter = nnx.merge(self._graph, state, self._rest)
+        return painter
+
+    def step(self) -> dict[str, jax.Array]:
+        """One step."""
+        c, index = self.config, self.step_index
+        rise = min(1.0, (index + 1) / _WARM_UP)
+        fall = 0.02 + 0.98 * math.cos(min(1.0, index / c.total_steps) * math.pi / 2)
+        decay = min(c.ema, (1 + index) / (10 + index))
+        numbers = jnp.asarray([c.learning_rate * rise * fall, decay], jnp.float32)
+        key = jax.random.fold_in(jax.random.key(c.seed), index)
+        batch = self._sample(c.batch, index)
+        self.state, logs = self._step(self.state, batch, self._net, numbers, key)
+        self.step_index += 1
+        return logs
+
+    def _traced_step(
+        self, state: State, batch: Any, net: Any, numbers: jax.Array, key: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        gradient, logs = jax.grad(self._loss, has_aux=True)(state["generator"], batch, net, key)
+        update, moments = self._adam.update(gradient, state["opt_generator"])
+        moved = jax.tree.map(lambda w, u: w - numbers[0] * u, state["generator"], update)
+        average = jax.tree.map(
+            lambda a, b: a * numbers[1] + b * (1 - numbers[1]), state["average"], moved
+        )
+        return {"generator": moved, "average": average, "opt_generator": moments}, logs
+
+    def _loss(self, params: Any, batch: Any, net: Any, key: jax.Array) -> Any:
+        values, latents, wanted = batch
+        wanted = wanted.astype(jnp.float32) / 255
+        paint = partial(self._build(params).paint_linear, rounds=self.config.quantize_aware)
+        painted = jax.vmap(paint)(values, latents)
+        keys = jax.random.split(key)
+        top = jax.random.randint(keys[0], (), 0, PATCH_HW[0] - _BAND_PX + 1)
+        difference = jax.lax.dynamic_slice_in_dim(painted - wanted, top, _BAND_PX, axis=1)
+        loss = pixels = weighted_pyramid(difference, jnp.ones((*difference.shape[:3], 1)))
+        logs = {"pixels": pixels}
+        if net:
+            corner = jax.random.randint(keys[1], (2,), 0, jnp.array(PATCH_HW) - _LOOK_PX + 1)
+            size = ((len(values) + 3) // 4, _LOOK_PX, _LOOK_PX, 3)
+            looks = [
+                features(net, jax.lax.dynamic_slice(x, (0, *corner, 0), size)[..., ::-1] * 2 - 1)
+                for x in (through(painted), wanted)
+            ]
+            likeness = feature_distance(*looks)
+            loss = loss + self.config.feature_weight * likeness
+            logs["likeness"] = likeness
+        return loss, logs
+
+
+def held_out(pack: ScenePack, *, count: int = 24, seed: int = 0) -> Any:
+    """Codes of pictures kept from training at each strength, latents, and the pictures."""
+    random = np.random.default_rng(seed)
+    rows = np.flatnonzero(pack.is_held_out)
+    rows = rows[:: max(len(rows) // count, 1)][:count]
+    pictures = [painted_size(pack.bgr[r]) for r in rows]
+    values = {s: np.stack([encode(p, s, random=random) for p in pictures]) for s in CHOICES}
+    latents = random.standard_normal((len(rows), NOISE_SIZE)).astype(np.float32)
+    return values, latents, np.stack(pictures)
+
+
+@nnx.jit
+def _paint(painter: Any, values: Any, latents: Any) -> jax.Array:
+    return jax.vmap(painter.paint_linear)(values, latents)
+
+
+def held_out_psnr_db(trainer: PainterTrainer) -> dict[str, float]:
+    """PSNR of each strength on pictures that were kept from training."""
+    values, latents, pictures = held_out(trainer.pack)
+    painter = trainer.averaged_generator()
+    out = {}
+    for strength, codes in values.items():
+        painted = np.clip(np.asarray(_paint(painter, codes, latents)), 0, 1)
+        error = np.mean(np.square(painted - pictures / np.float32(255)))
+        out[f"psnr_db_{strength.value}"] = float(-10 * np.log10(error))
+    return out
+
+
+def sample_sheet(trainer: PainterTrainer, path: Path) -> None:
+    """Held-out pictures above what is painted of them, strictest last."""
+    values, latents, pictures = held_out(trainer.pack, count=6, seed=1)
+    painter = trainer.averaged_generator()
+    strips = [pictures / 255]
+    for strength in CHOICES[::-1]:
+        strips.append(np.clip(np.asarray(_paint(painter, values[strength], latents)), 0, 1))
+    sheet = np.vstack([np.hstack(list(x)) for x in strips])
+    partial_path = path.with_name("partial_" + path.name)
+    cv2.imwrite(str(partial_path), np.round(sheet * 255).astype(np.uint8))
+    partial_path.replace(path)
+
+
+def train(
+    config_path: Path, *, resume: bool = False, run_dir: Path, max_minutes: float | None = None
+) -> dict[str, Any]:
+    """Trains until the last step or the time is up; checkpoints, sheet and plot go to run_dir."""
+    config = load_painter_config(config_path)
+    trainer = PainterTrainer(config, ScenePack.load(Path(config.pack)))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + max_minutes * 60 if max_minutes else float("inf")
+    if resume:
+        checkpoint.restore(trainer, run_dir)
+    meta: dict[str, Any] = {"config": dataclasses.asdict(config)}
+    meta["data"] = provenance(trainer.pack.manifest)
+    history = report.History(run_dir / "log.csv", keep=resume)
+    first, clock = trainer.step_index, time.monotonic()
+    while trainer.step_index < config.total_steps and time.monotonic() < end:
+        logs = trainer.step()
+        done = trainer.step_index
+        if done % config.log_every == 0:
+            numbers = {name: float(value) for name, value in logs.items()}
+            rate = (done - first) / (time.monotonic() - clock)
+            if not all(math.isfinite(value) for value in numbers.values()):
+                raise FloatingPointError(f"step {done}: a loss is not finite; lower the rate")
+            if done % config.checkpoint_every == 0:
+                numbers |= held_out_psnr_db(trainer)
+            history.add(done, numbers | {"steps_per_s": rate})
+        if done % config.checkpoint_every == 0:
+            _keep(trainer, run_dir, meta, history)
+    meta["held_out"] = held_out_psnr_db(trainer)
+    _keep(trainer, run_dir, meta, history)
+    return {"steps": trainer.step_index, **meta["held_out"]}
+
+
+def _keep(
+    trainer: PainterTrainer, run_dir: Path, meta: dict[str, Any], history: report.History
+) -> None:
+    checkpoint.save(trainer, run_dir, meta)
+    sample_sheet(trainer, run_dir / "sheet.png")
+    history.plot(run_dir / "loss.png")
