@@ -1,6 +1,7 @@
 """`veilcam serve`: the local page. Opens port and password; all work is done by the processes."""
 
 import importlib
+import importlib.util
 import logging
 import socket
 import sys
@@ -146,9 +147,15 @@ def _page_value(options: ServeOptions) -> dict[str, Any]:
         "names": sorted(own_names(options.host, options.allow_hosts)),
         "modes": list(bundles),
         "words": words,
-        "purposes": ["album", "social"] if face is not None else [],
+        "purposes": _purposes() if face is not None else [],
         "report": _report(options.report),
     }
+
+
+def _purposes() -> list[str]:
+    """What can be made of a dropped picture."""
+    has_search = importlib.util.find_spec("veilcam.camera.search") is not None
+    return ["album", "social", *(["search"] if has_search else [])]
 
 
 def _report(path: Path | None) -> str:

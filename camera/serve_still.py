@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veilcam.camera.barriers import Plan, raise_barriers
@@ -45,7 +46,8 @@ class Desk:
     def __init__(self, settings: Settings) -> None:
         from veilcam.camera.manifest import load_bundle
 
-        self._bundle = load_bundle(settings.bundle or None)
+        self._path = Path(settings.bundle) if settings.bundle else None
+        self._bundle = load_bundle(self._path)
         self._protect: tuple[tuple[str, str], StillProtector] | None = None
 
     def __call__(self, parcel: Parcel) -> Parcel:
@@ -68,7 +70,10 @@ class Desk:
         )
         if kind not in _KINDS:
             raise SourceError("is no JPEG, PNG, WebP or HEIC picture")
-        protect = self._protector(strength, str(parcel.note.get("prompt", "")))
+        prompt = str(parcel.note.get("prompt", ""))
+        if purpose == "search":
+            return self._query(parcel.data, kind, strength, size, prompt)
+        protect = self._protector(strength, prompt)
         safe = protect(read_picture(parcel.data, kind))
         if safe.reason:
             raise SourceError(f"cannot be vouched for ({safe.reason}); nothing comes back")
@@ -84,6 +89,29 @@ class Desk:
             "height": height,
             "heads": protect.heads_replaced,
             "signed": int(is_signed),
+        }
+
+    def _query(
+        self, data: bytes, kind: str, strength: str, size: str, prompt: str
+    ) -> tuple[bytes, dict[str, Any]]:
+        """As `veilcam search`: one substitute to search by."""
+        from veilcam.camera.album_files import read_picture
+        from veilcam.camera.social import Size
+
+        search = importlib.import_module("veilcam.camera.search")
+        cast = importlib.import_module("veilcam.camera.cast").Cast(others=prompt)
+        options = search.SearchOptions(
+            strength=strength, size=Size(size), bundle=self._path, cast=cast
+        )
+        ((made, report),) = search.QueryMaker(options)(
+            read_picture(data, kind), "JPEG" if kind == "HEIC" else kind
+        )
+        return made, {
+            "kind": "JPEG" if kind == "HEIC" else kind,
+            "width": report["width"],
+            "height": report["height"],
+            "heads": report["heads_replaced"],
+            "signed": 0,
         }
 
     def _protector(self, strength: str, prompt: str) -> "StillProtector":

@@ -41,7 +41,7 @@ function fill(select, values, name, chosen) {
 }
 
 function showSize() {
-  byId('size-field').hidden = document.querySelector('input[name=purpose]:checked')?.value !== 'social'
+  byId('size-field').hidden = document.querySelector('input[name=purpose]:checked')?.value === 'album'
 }
 
 function add(files) {

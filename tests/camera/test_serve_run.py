@@ -147,8 +147,10 @@ def test_a_wish_holds_without_a_fault(served) -> None:
     assert value["faults"] == before["faults"]
 
 
-@pytest.mark.parametrize("purpose", ["album", "social"])
+@pytest.mark.parametrize("purpose", ["album", "social", "search"])
 def test_a_dropped_picture_comes_back_without_its_head(served, purpose: str) -> None:
+    if purpose not in json.loads(served.client.ask("GET", "/api/claims")[2])["purposes"]:
+        pytest.skip("this package has no such command")
     before = demo_frame()
     sent = as_file(before, ".png")
     status, _, body = served.client.ask("POST", URL.format(purpose=purpose), sent)
