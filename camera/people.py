@@ -24,6 +24,7 @@ NEW_SCORE = 0.4
 PROVE_EVERY_S = 10.0
 _MARGIN = 0.15  # of a box: no background is learned there
 _MIN_POSE_SCORE = 0.25  # mean over points: with this a track is held when it is missed
+_MISSED_S, _NO_POSE_SCORE = 0.15, 0.12
 _Found = tuple[tuple[Box, float], ...]
 
 
@@ -168,7 +169,10 @@ class PeopleAnalyser:
         points = self._pose(frame.bgr, box)
         if points.shape != (17, 3) or not np.isfinite(points).all():
             raise ValueError("key points are not finite")
-        track.is_sure = track.is_sure or float(points[:, 2].mean()) >= _MIN_POSE_SCORE
+        pose_score = float(points[:, 2].mean())
+        track.is_sure = track.is_sure or pose_score >= _MIN_POSE_SCORE
+        if track.missed_s > _MISSED_S and pose_score < _NO_POSE_SCORE:
+            track.is_sure = False  # no body is there any more: it is not held to the end
         x, y, width, height = box
         relative = points.copy()
         relative[:, :2] = (points[:, :2] - (x, y)) / (width, height)

@@ -49,6 +49,19 @@ def test_somebody_missed_is_held_for_a_while():
     assert not held[-1]
 
 
+def test_where_no_body_is_to_be_seen_nobody_is_held_long():
+    def found(calls):
+        return ((BOX, 0.9),) if calls < 9 else ()
+
+    def nobody(_bgr, box):
+        return body(box, score=0.02)
+
+    seen = run(make_analyser(FakeDetect(found), nobody), frames(60, fps=10.0))
+    held = [bool(s.people) for s in seen]
+    assert held[7]
+    assert not any(held[12:])
+
+
 def test_every_box_is_hidden_from_the_plate_with_a_margin():
     weak = ((5.0, 5.0, 10.0, 20.0), 0.3)  # too weak for a track, still not background
     seen = run(make_analyser(FakeDetect(((BOX, 0.8), weak))), frames(3, fps=10.0))[-1]
