@@ -153,6 +153,15 @@ def watch(page: Any, check: Check, shots: Path) -> None:
     status = page.evaluate("fetch('/api/status').then(r => r.json())")
     check("strength", status["strength"], status["strength"] == "strict")
     check("outages", status["outages"], status["outages"] == 0)
+    if page.is_visible("#prompt"):
+        page.fill("#prompt", "an old man and xyzzy")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#settings-note:has-text('xyzzy')")
+        told = page.inner_text("#settings-note")
+        check("unknown_words", told, "left out: xyzzy" in told)
+        until(page, "fetch('/api/status').then(r => r.json()).then(v => v.prompt !== '')")
+        page.wait_for_timeout(2000)
+        page.wait_for_selector(".pill[data-state=live]", timeout=30_000)
     if page.locator("input[name=mode][value=scene]").count():
         page.click("label.choice:has(input[value=scene])")
         until(page, "fetch('/api/status').then(r => r.json()).then(v => 'learn' in v.latency_ms)")
