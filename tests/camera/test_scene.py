@@ -31,7 +31,7 @@ from veilcam.camera.source import ArraySource
 from veilcam.camera.types import Frame, Patches
 
 SIZE_HW = sentinel.SIZE_HW
-NUM_FRAMES = 150
+NUM_FRAMES = 140  # nine slots of the plate, and some
 DARK = (0, 0, 0)
 
 
@@ -90,7 +90,7 @@ class Blind(FakeDetect):
 
 def garbage(calls):
     random = np.random.default_rng(calls)
-    count = int(random.integers(0, 5))
+    count = int(random.integers(0, 3))
     return tuple(
         (tuple(float(v) for v in random.uniform(1, 90, 4)), float(random.uniform(0.3, 1)))
         for _ in range(count)
