@@ -24,7 +24,8 @@ from veilcam.export.widen import plan_splits, widen
 
 NUM_CALIBRATION_CODES = 64
 NUM_PARITY_CODES = 48
-NUM_PLANNING_CODES = 24
+NUM_PLANNING_CODES = 16  # more hold rarer peaks, and room for them is steps that all others lack
+NUM_ROUNDING_CODES = 24
 # (channels that may be cut, as a share; last convolutions left in fp32), cheapest first
 _ATTEMPTS = ((0.0, 0), (0.25, 0), (0.5, 0), (0.5, 1), (0.5, 2))
 NUM_SKIN_CODES = 400
@@ -131,7 +132,7 @@ def _quantize_until_alike(
     for extra, num_fp32 in _ATTEMPTS:
         plan = plan_splits(exact, seen[:NUM_PLANNING_CODES], extra=extra)
         gains = {split.reader: split.gains for split in plan.values()}
-        fp32 = round_weights(exact, seen[:NUM_PLANNING_CODES], gains)
+        fp32 = round_weights(exact, seen[:NUM_ROUNDING_CODES], gains)
         left = convs[len(convs) - num_fp32 :]
         int8, report = quantize_graph(widen(fp32, plan), seen, excluded=left, max_fp32_nodes=0)
         try:
