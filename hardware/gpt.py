@@ -8,6 +8,7 @@ import struct
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from veilcam.camera.errors import InputError
 
@@ -74,7 +75,7 @@ def find_partition(path: Path, kind: uuid.UUID) -> Partition:
     raise InputError(f"{path} has no partition of kind {kind}; is it a Veilcam image?")
 
 
-def _check_header(header: bytes, path: Path) -> tuple[int, ...]:
+def _check_header(header: bytes, path: Path) -> tuple[Any, ...]:
     if len(header) < SECTOR or header[:8] != b"EFI PART":
         raise InputError(f"{path} has no GPT partition table; is it a Veilcam image?")
     fields = _HEADER.unpack_from(header)
