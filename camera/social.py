@@ -5,7 +5,6 @@
 
 import io
 import re
-import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,20 +15,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from veilcam.camera import credentials
-from veilcam.camera.album_files import MAX_PICTURE_BYTES, check_kind, load_pillow, read_picture
-from veilcam.camera.album_files import SUFFIXES as _ALL_SUFFIXES
-from veilcam.camera.album_scan import temporary_path
-from veilcam.camera.album_work import write_synced
+from veilcam.camera.album_files import load_pillow
 from veilcam.camera.cast import NOBODY, Cast
 from veilcam.camera.credentials import SOURCE_TYPE
-from veilcam.camera.errors import ConfigError, InputError, SinkError, SourceError
+from veilcam.camera.errors import ConfigError, SinkError, SourceError
 from veilcam.camera.manifest import load_bundle
+from veilcam.camera.picture_files import WRITTEN, bytes_of, kind_of, read_image, write_whole
 from veilcam.camera.pictures import StillProtector, check_mode, to_strength
 from veilcam.camera.strength import DEFAULT
 from veilcam.camera.types import SafeFrame
 
-SUFFIXES = {k: v for k, v in _ALL_SUFFIXES.items() if v in credentials.MIME}
-_PICTURES = {**SUFFIXES, ".heic": "HEIC", ".heif": "HEIC"}
 _QUALITY = 90
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -86,21 +81,21 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         ConfigError: A certificate that cannot be used.
     """
     check_mode(options.mode)
-    kind = _kind_of(out, SUFFIXES)
+    kind = kind_of(out, WRITTEN)
     if out.resolve() == image.resolve():
         raise SinkError(f"{out} is the original itself; give another name")
     bundle = load_bundle(options.bundle)
     certificate, missing = _certificate(options)
     strength = to_strength(options.strength)
     protect = StillProtector(bundle, strength=strength, cast=options.cast)
-    safe = protect(_read(image))
+    safe = protect(read_image(image))
     if safe.reason:
         raise SourceError(f"{image} cannot be vouched for: {safe.reason}; nothing was written")
     data, size_wh = encode(safe, kind, options.size)
     if certificate is not None:
         made_by = {"mode": options.mode, "bundle_sha256": bundle.sha256}
         data = credentials.sign(data, kind, certificate, made_by)
-    _write(out, data)
+    write_whole(out, data)
     return {
         "out": str(out),
         "width": size_wh[0],
@@ -113,37 +108,6 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         "no_credentials_because": missing or None,
         "bundle_sha256": bundle.sha256,
     }
-
-
-def _kind_of(path: Path, suffixes: dict[str, str]) -> str:
-    kind = suffixes.get(path.suffix.lower())
-    if kind is None:
-        wanted = ", ".join(suffixes)
-        raise InputError(f"{path}: got suffix {path.suffix!r}, wanted one of {wanted}")
-    return kind
-
-
-def _bytes_of(path: Path, suffixes: dict[str, str]) -> tuple[bytes, str]:
-    """A picture file, and what it is."""
-    _kind_of(path, suffixes)
-    try:
-        if path.stat().st_size > MAX_PICTURE_BYTES:
-            raise SourceError(f"{path} has more than {MAX_PICTURE_BYTES >> 20} MiB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        return data, check_kind(path, data[:32])
-    except SourceError as error:
-        raise SourceError(f"{path} {error}") from error
-
-
-def _read(image: Path) -> UInt8[np.ndarray, "h w 3"]:
-    data, kind = _bytes_of(image, _PICTURES)
-    try:
-        return read_picture(data, kind)
-    except SourceError as error:
-        raise SourceError(f"{image} {error}") from error
 
 
 def _certificate(options: SocialOptions) -> tuple[credentials.Certificate | None, str]:
@@ -171,7 +135,7 @@ def encode(safe: SafeFrame, kind: str, size: Size) -> tuple[bytes, tuple[int, in
     """A file of a safe picture with its IPTC source type as the only note; its width and height."""
     if not isinstance(safe, SafeFrame):
         raise TypeError(f"only a SafeFrame may be written, got {type(safe).__name__}")
-    bgr = _sized(safe.bgr, size)
+    bgr = sized(safe.bgr, size)
     image, memory = load_pillow(), io.BytesIO()
     picture = image.fromarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     if kind == "PNG":
@@ -185,7 +149,7 @@ def encode(safe: SafeFrame, kind: str, size: Size) -> tuple[bytes, tuple[int, in
     return memory.getvalue(), (bgr.shape[1], bgr.shape[0])
 
 
-def _sized(bgr: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "h2 w2 3"]:
+def sized(bgr: UInt8[np.ndarray, "h w 3"], size: Size) -> UInt8[np.ndarray, "h2 w2 3"]:
     """The picture in a preset's size. Only an exact size ever makes it larger."""
     height, width = bgr.shape[:2]
     if size in _EXACT_WH:
@@ -209,17 +173,6 @@ def _resized(
     return np.asarray(cv2.resize(bgr, size_wh, interpolation=how), np.uint8)
 
 
-def _write(out: Path, data: bytes) -> None:
-    temporary = temporary_path(out, secrets.token_hex(8))
-    try:
-        write_synced(temporary, data)
-        temporary.replace(out)
-    except OSError as error:
-        raise SinkError(f"cannot write {out}: {error.strerror}; nothing was written") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def verify(path: Path) -> dict[str, Any]:
     """What a picture says of itself: its credentials, whether they hold, and its source type.
 
@@ -228,7 +181,7 @@ def verify(path: Path) -> dict[str, Any]:
         `credentials.read`; `source_type`: of the IPTC note; `is_our_bundle`: the credentials name
         the bundle of this package. A name is no proof: anybody may sign anything.
     """
-    data, kind = _bytes_of(path, SUFFIXES)
+    data, kind = bytes_of(path, WRITTEN)
     found = credentials.read(data, kind)
     note = _SOURCE_TYPE.search(data)
     named = found["bundle"].get("bundle_sha256") if found else None

@@ -26,7 +26,7 @@ STAMP = VENV / "veilcam-stamp.json"
 EXTRAS = (
     "virtual",
     "album",
-    "social",
+    "social", "search",
     "serve",
     "train",
     "federate",
