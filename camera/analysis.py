@@ -23,6 +23,7 @@ _MIN_FLAG = 0.62
 _SURE_FLAG = 0.70
 _MAX_MESH_DRIFT = 0.6  # of box sizes: a mesh whose centre left the box is another thing
 _MIN_EXPECTED_IOU = 0.55  # a head found farther from where it was expected is looked at again
+_MIN_JUDGED_PX = 40  # of a box: the mesh does not know smaller faces
 _SIZE_UNIT_DEG = 30.0  # angles are filtered in units of 30 degrees, lengths in patch sizes
 # Hull in eye distances around the point between the eyes: up, down, each side.
 HULL_UP, HULL_DOWN, HULL_SIDE = 2.3, 1.95, 1.75
@@ -153,9 +154,9 @@ class Analyser:
             look = self._looks[track.track_id]
             track.is_sure = track.is_sure or (detection is not None and known.flag > _SURE_FLAG)
             hull = head_hull(box, landmarks, mesh=look.mesh, missed_s=track.missed_s)
-            is_doubted = not track.is_sure and i < NUM_MESH_HEADS
+            is_judged = i < NUM_MESH_HEADS and max(box[2:]) >= _MIN_JUDGED_PX
             heads.append(replace(known.head, hull_xy=hull, is_predicted=detection is None,
-                                 is_doubted=is_doubted))  # fmt: skip
+                                 is_doubted=is_judged and not track.is_sure))  # fmt: skip
         self.late = frozenset(late)
         self._note_skin()
         return Scene(size_hw=size_hw, heads=tuple(heads))

@@ -117,6 +117,7 @@ class FrameReport(RunReport):
     def to_json(self) -> dict[str, Any]:
         """As `RunReport.to_json`, with `layout`."""
         layout = describe(self._strength)
+        layout["cells"] = "x".join(str(n) for n in layout["cells"][::-1])  # scalars only cross over
         return super().to_json() | {
             "mode": "frame", "strength": self._strength.value, "layout": layout,
         }  # fmt: skip
