@@ -57,6 +57,6 @@ def write_whole(out: Path, data: bytes) -> None:
         write_synced(temporary, data)
         temporary.replace(out)
     except OSError as error:
-        raise SinkError(f"cannot write {out}: {error.strerror}; nothing was written") from error
+        raise SinkError(f"cannot write {out}: {error.strerror}; it is as it was before") from error
     finally:
         temporary.unlink(missing_ok=True)

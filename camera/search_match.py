@@ -85,7 +85,7 @@ def escape(
                 continue
             bgr = as_written(apply_edit(safe_bgr, edit))
             found, similarity = reference.distances(bgr), content.similarity(bgr)
-            if _least(found, wanted) >= 1 and (similarity or 1.0) >= MIN_SIMILARITY:
+            if _least(found, wanted) >= 1 and (similarity is None or similarity >= MIN_SIMILARITY):
                 return Escape(bgr, level, found, similarity)
     raise SourceError(
         f"stays too like the original: {best:.2f} of the hash bits differ at best, wanted"

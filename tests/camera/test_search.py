@@ -13,6 +13,7 @@ from veilcam.camera.errors import SinkError, SourceError
 from veilcam.camera.search import SearchOptions, make_queries
 from veilcam.camera.search_edits import apply_edit, draw_edit
 from veilcam.camera.search_hashes import NAMES, Reference
+from veilcam.camera.search_match import escape
 from veilcam.camera.source import demo_clip
 
 pytest.importorskip("imagehash")
@@ -80,6 +81,22 @@ def test_nothing_is_written_where_no_edit_goes_far_enough(
     with pytest.raises(SourceError, match="nothing was written"):
         make_queries(picture, tmp_path / "q.png", options)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_edit_that_loses_what_the_picture_shows_is_not_taken(picture: Path) -> None:
+    bgr = cv2.imread(str(picture))
+    seen: list[int] = []
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        """Alike on the small copy; of the full one, nothing is left after the first look."""
+        if max(pixels.shape) <= 256:
+            return np.array([1.0, 0.0])
+        seen.append(1)
+        return np.array([1.0, 0.0] if len(seen) == 1 else [0.0, 1.0])
+
+    with pytest.raises(SourceError, match="nothing was written"):
+        escape(bgr, Reference(bgr), 0.1, features=features, as_written=lambda pixels: pixels)
+    assert len(seen) > 1
 
 
 def test_the_original_is_never_overwritten(picture: Path) -> None:
