@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from veilcam.camera.layout_code import LayoutCode
-from veilcam.camera.layout_plan import MIDDLES, layout_plan
+from veilcam.camera.layout_denoise import likely_ycrcb
+from veilcam.camera.layout_plan import layout_plan
 from veilcam.camera.strength import Strength
 
 PATCH_HW = (216, 384)  # of the painter's picture
@@ -18,13 +19,15 @@ NOISE_SIZE = COARSE_HW[0] * COARSE_HW[1]  # the latent is a coarse map of noise
 _FRAME_WEIGHT = 0.3  # of a new frame: changes fade in, for a cell changes by whole levels
 
 
-def colours_of(cells: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
-    """BGR 0-1 that the levels of cells stand for."""
-    ycrcb = np.stack([np.take(MIDDLES[c], cells[..., c]) for c in range(3)], axis=-1)
+def colours_of(
+    cells: UInt8[np.ndarray, "h w 3"], is_covered: Bool[np.ndarray, "h w"], strength: Strength
+) -> Float32[np.ndarray, "h w 3"]:
+    """BGR 0-1 that the answers of cells make likely; nearby ones where persons cover a cell."""
+    ycrcb = likely_ycrcb(cells, is_covered, strength)
     y, red, blue = ycrcb[..., 0], ycrcb[..., 1] - 128, ycrcb[..., 2] - 128
     # ITU-R BT.601, as OpenCV's conversion
     bgr = np.stack([y + 1.773 * blue, y - 0.714 * red - 0.344 * blue, y + 1.403 * red], axis=-1)
-    return np.clip(bgr / 255, 0, 1).astype(np.float32)
+    return filled(np.clip(bgr / 255, 0, 1).astype(np.float32), is_covered)
 
 
 def filled(
@@ -94,10 +97,18 @@ class Decoder:
         self._strength = strength
         self._bgr: Float32[np.ndarray, "h w 3"] | None = None
         self._covered: Float32[np.ndarray, "h w"] | None = None
+        self._last: tuple[bytes, Float32[np.ndarray, "h w 3"]] | None = None
+
+    def _colours(self, code: LayoutCode) -> Float32[np.ndarray, "h w 3"]:
+        """Colours of a code; those of a still scene are found once."""
+        key = code.cells.tobytes() + code.is_covered.tobytes()
+        if self._last is None or self._last[0] != key:
+            self._last = key, colours_of(code.cells, code.is_covered, self._strength)
+        return self._last[1]
 
     def __call__(self, code: LayoutCode) -> Float32[np.ndarray, " v"]:
         """The vector of one frame."""
-        bgr = filled(colours_of(code.cells), code.is_covered)
+        bgr = self._colours(code)
         covered = code.is_covered.astype(np.float32)
         if self._bgr is None or self._covered is None or self._bgr.shape != bgr.shape:
             self._bgr, self._covered = bgr, covered

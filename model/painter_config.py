@@ -14,12 +14,17 @@ class PainterConfig:
     Attributes:
         pack: Training pack made by `veilcam.model.painter_data`.
         generator: Always `painter`: tells this configuration from the other generators'.
-        features: Feature net converted by `veilcam.model.feature_net`; empty for none.
+        features: Feature net converted by `veilcam.model.feature_net`; empty for none, and then
+            no game.
         seed: Seed of weights and batches (public data: nothing secret depends on it).
         batch: Pictures of a step.
         total_steps: Last step; the rate falls all the way.
         learning_rate: Adam step size.
         feature_weight: Of the features' distance beside the pixels'.
+        reconstruction_steps: Steps before the adversarial game begins.
+        discriminator_learning_rate: Adam step size of the game's other side.
+        adversarial_weight: Of the discriminator's score.
+        drift_weight: Of the squared scores in the discriminator's loss.
         quantize_aware: Whether maps are rounded as int8 inference rounds them.
         ema: Decay of the averaged weights that are exported.
         checkpoint_every, log_every: Steps.
@@ -33,6 +38,10 @@ class PainterConfig:
     total_steps: int = 20_000
     learning_rate: float = 2e-3
     feature_weight: float = 0.3
+    reconstruction_steps: int = 20_000
+    discriminator_learning_rate: float = 3e-4
+    adversarial_weight: float = 0.3
+    drift_weight: float = 0.01
     quantize_aware: bool = True
     ema: float = 0.998
     checkpoint_every: int = 250

@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from veilcam.camera.errors import InputError
 from veilcam.camera.layout_code import PermanentResponse
 from veilcam.camera.layout_plan import layout_plan, quantize_colours
-from veilcam.camera.painting import NOISE_SIZE, PATCH_HW, colours_of, filled, maps_of
+from veilcam.camera.painting import NOISE_SIZE, PATCH_HW, colours_of, maps_of
 from veilcam.camera.strength import CHOICES, Strength
 
 HELD_OUT_PLACES = ("lobby", "park")  # whole panoramas: views of one place are alike
@@ -101,8 +101,9 @@ def encode(
         width = max(height * random.uniform(0.3, 0.6) * columns / rows * 9 / 16, 1)
         top, left = random.uniform(-0.1 * rows, rows), random.uniform(-0.5, columns)
         is_covered[max(int(top), 0) : int(top + height), max(int(left), 0) : int(left + width)] = 1
-    colours = colours_of(respond(quantize_colours(ycrcb)))
-    return maps_of(filled(colours, is_covered), is_covered.astype(np.float32), strength)
+    answers = np.where(is_covered[..., None], np.uint8(0), respond(quantize_colours(ycrcb)))
+    colours = colours_of(answers, is_covered, strength)
+    return maps_of(colours, is_covered.astype(np.float32), strength)
 
 
 def painted_size(bgr: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "216 384 3"]:

@@ -22,17 +22,26 @@ from flax import nnx
 from veilcam.camera.painting import NOISE_SIZE, PATCH_HW
 from veilcam.camera.strength import CHOICES
 from veilcam.model import checkpoint, report
+from veilcam.model.discriminator import Discriminator
 from veilcam.model.feature_net import features, load_features
 from veilcam.model.loss import feature_distance, through, weighted_pyramid
 from veilcam.model.painter import Painter
 from veilcam.model.painter_config import PainterConfig, load_painter_config
 from veilcam.model.painter_data import Sampler, ScenePack, encode, painted_size
+from veilcam.model.painter_game import (
+    discriminator_loss,
+    draw_corner,
+    given,
+    judge,
+    new_discriminator,
+    part,
+)
 from veilcam.model.provenance import provenance
 
 _log = logging.getLogger(__name__)
 _WARM_UP = 50  # steps until the learning rate is reached
 _BAND_PX = 192  # height of the part whose pixels are compared: five times even
-_LOOK_PX = 128  # side of what the feature net sees, at full size, of a quarter of the pictures
+_LOOKED_AT = 2  # one of so many pictures is shown to the feature net, a part of it
 State = dict[str, Any]
 
 
@@ -46,14 +55,21 @@ class PainterTrainer:
             Painter(rngs=nnx.Rngs(config.seed)), nnx.Param, ...
         )
         params = nnx.to_pure_dict(self._template)
-        self._adam = optax.scale_by_adam(b1=0.9, b2=0.99)
+        self._adam = optax.scale_by_adam(b1=0.5, b2=0.99)
         self.state: State = {
             "generator": params,
             "average": jax.tree.map(jnp.copy, params),
             "opt_generator": self._adam.init(params),
         }
         self._net = load_features(Path(config.features)) if config.features else {}
-        self._step = jax.jit(self._traced_step, donate_argnums=0)
+        if self._net:
+            other_side = new_discriminator(self._net, seed=config.seed)
+            self._judge_graph, self._judge_template, self._mixer = nnx.split(
+                other_side, nnx.Param, ...
+            )
+            weights = nnx.to_pure_dict(self._judge_template)
+            self.state |= {"discriminator": weights, "opt_discriminator": self._adam.init(weights)}
+        self._step = jax.jit(self._traced_step, static_argnames="playing", donate_argnums=0)
 
     @property
     def people(self) -> tuple[str, ...]:
@@ -79,31 +95,68 @@ class PainterTrainer:
         painter: Painter = nnx.merge(self._graph, state, self._rest)
         return painter
 
+    def _build_judge(self, params: Any) -> Discriminator:
+        state = jax.tree.map(lambda x: x, self._judge_template)
+        nnx.replace_by_pure_dict(state, params)
+        other_side: Discriminator = nnx.merge(self._judge_graph, state, self._mixer)
+        return other_side
+
     def step(self) -> dict[str, jax.Array]:
-        """One step."""
+        """One step of the painter and, once the game is on, one of the discriminator."""
         c, index = self.config, self.step_index
         rise = min(1.0, (index + 1) / _WARM_UP)
         fall = 0.02 + 0.98 * math.cos(min(1.0, index / c.total_steps) * math.pi / 2)
         decay = min(c.ema, (1 + index) / (10 + index))
-        numbers = jnp.asarray([c.learning_rate * rise * fall, decay], jnp.float32)
+        rates = c.learning_rate * rise * fall, c.discriminator_learning_rate * fall
+        numbers = jnp.asarray([*rates, decay], jnp.float32)
         key = jax.random.fold_in(jax.random.key(c.seed), index)
         batch = self._sample(c.batch, index)
-        self.state, logs = self._step(self.state, batch, self._net, numbers, key)
+        playing = bool(self._net) and index >= c.reconstruction_steps
+        self.state, logs = self._step(self.state, batch, self._net, numbers, key, playing=playing)
         self.step_index += 1
         return logs
 
     def _traced_step(
-        self, state: State, batch: Any, net: Any, numbers: jax.Array, key: jax.Array
+        self,
+        state: State,
+        batch: Any,
+        net: Any,
+        numbers: jax.Array,
+        key: jax.Array,
+        *,
+        playing: bool,
     ) -> tuple[State, dict[str, jax.Array]]:
-        gradient, logs = jax.grad(self._loss, has_aux=True)(state["generator"], batch, net, key)
-        update, moments = self._adam.update(gradient, state["opt_generator"])
-        moved = jax.tree.map(lambda w, u: w - numbers[0] * u, state["generator"], update)
-        average = jax.tree.map(
-            lambda a, b: a * numbers[1] + b * (1 - numbers[1]), state["average"], moved
+        keys = jax.random.split(key, 3)
+        corner = draw_corner(keys[0])
+        other_side = self._build_judge(state["discriminator"]) if playing else None
+        gradient, (logs, fake) = jax.grad(self._loss, has_aux=True)(
+            state["generator"], batch, net, corner, other_side, keys[1]
         )
-        return {"generator": moved, "average": average, "opt_generator": moments}, logs
+        out = dict(state)
+        self._move(out, "generator", gradient, numbers[0])
+        out["average"] = jax.tree.map(
+            lambda a, b: a * numbers[2] + b * (1 - numbers[2]), state["average"], out["generator"]
+        )
+        if playing:
 
-    def _loss(self, params: Any, batch: Any, net: Any, key: jax.Array) -> Any:
+            def loss(params: Any) -> Any:
+                return discriminator_loss(
+                    self._build_judge(params), net, *fake,
+                    drift_weight=self.config.drift_weight, key=keys[2],
+                )  # fmt: skip
+
+            gradient, more = jax.grad(loss, has_aux=True)(state["discriminator"])
+            self._move(out, "discriminator", gradient, numbers[1])
+            logs |= more
+        return out, logs
+
+    def _move(self, state: State, name: str, gradient: Any, rate: jax.Array) -> None:
+        update, state[f"opt_{name}"] = self._adam.update(gradient, state[f"opt_{name}"])
+        state[name] = jax.tree.map(lambda w, u: w - rate * u, state[name], update)
+
+    def _loss(
+        self, params: Any, batch: Any, net: Any, corner: Any, other_side: Any, key: jax.Array
+    ) -> Any:
         values, latents, wanted = batch
         wanted = wanted.astype(jnp.float32) / 255
         paint = partial(self._build(params).paint_linear, rounds=self.config.quantize_aware)
@@ -112,18 +165,20 @@ class PainterTrainer:
         top = jax.random.randint(keys[0], (), 0, PATCH_HW[0] - _BAND_PX + 1)
         difference = jax.lax.dynamic_slice_in_dim(painted - wanted, top, _BAND_PX, axis=1)
         loss = pixels = weighted_pyramid(difference, jnp.ones((*difference.shape[:3], 1)))
-        logs = {"pixels": pixels}
+        logs, looked_at = {"pixels": pixels}, ()
         if net:
-            corner = jax.random.randint(keys[1], (2,), 0, jnp.array(PATCH_HW) - _LOOK_PX + 1)
-            size = ((len(values) + 3) // 4, _LOOK_PX, _LOOK_PX, 3)
-            looks = [
-                features(net, jax.lax.dynamic_slice(x, (0, *corner, 0), size)[..., ::-1] * 2 - 1)
-                for x in (through(painted), wanted)
-            ]
+            count = -(-len(values) // _LOOKED_AT)
+            fake, real = (part(x[:count], corner) for x in (through(painted), wanted))
+            looks = [features(net, x[..., ::-1] * 2 - 1) for x in (fake, real)]
             likeness = feature_distance(*looks)
             loss = loss + self.config.feature_weight * likeness
             logs["likeness"] = likeness
-        return loss, logs
+            looked_at = real, fake, given(values[:count], corner)
+            if other_side is not None:
+                score = judge(other_side, net, fake, looked_at[2], key=keys[1]).mean()
+                loss = loss - self.config.adversarial_weight * score
+                logs["game"] = -score
+        return loss, (logs, jax.lax.stop_gradient(looked_at))
 
 
 def held_out(pack: ScenePack, *, count: int = 24, seed: int = 0) -> Any:

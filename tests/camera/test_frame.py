@@ -198,7 +198,8 @@ def test_maps_of_any_grid_are_finite_and_in_range(strength):
     code = LayoutEncoder(strength=strength).encode(
         Frame(sentinel.raw_picture(0), 0, 0.0), people(size_hw=SIZE_HW)
     )
-    values = maps_of(colours_of(code.cells), code.is_covered.astype(np.float32), strength)
+    colours = colours_of(code.cells, code.is_covered, strength)
+    values = maps_of(colours, code.is_covered.astype(np.float32), strength)
     assert values.shape == (painting.NUM_VALUES,)
     assert values.min() >= 0
     assert values.max() <= 1
