@@ -1,6 +1,6 @@
 """Throws seeded faults at every hop of the two real processes and looks for raw pixels at the sink.
 
-    .venv/bin/python scripts/fault_storm.py --faults 10000 --json storm.json
+    .venv/bin/python scripts/fault_storm.py --faults 10000 --mode scene --json storm.json
 
 A fault is counted where it was carried out. Recovery is the time from a fault that ends or hangs a
 process to the next good picture at the sink. A planted leak has to be found first.
@@ -84,7 +84,7 @@ class Killer:
 
 def run_live(
     seed: int, num_faults: int, *, life_rate: float = 0.004, sink_rate: float = 0.00006,
-    kill_every_s: float = 5.0, max_s: float = 900.0,
+    kill_every_s: float = 5.0, max_s: float = 900.0, mode: str = "face",
 ) -> dict[str, Any]:  # fmt: skip
     """One long live session under faults of every kind.
 
@@ -93,7 +93,10 @@ def run_live(
         `still_s` (longest times without a good picture, and without any), `report`.
     """
     storm = load_storm()
-    options = {"seed": seed, "life_rate": life_rate, "sink_rate": sink_rate, "truncated_rate": 0.1}
+    options = {
+        "seed": seed, "life_rate": life_rate, "sink_rate": sink_rate, "truncated_rate": 0.1,
+        "mode": mode,
+    }  # fmt: skip
     killer = Killer(seed, kill_every_s)
     deadline_s = time.monotonic() + max_s
     with tempfile.TemporaryDirectory() as folder:
@@ -117,11 +120,13 @@ def run_live(
     )
 
 
-def run_planted_leak(seed: int) -> dict[str, Any]:
+def run_planted_leak(seed: int, mode: str = "face") -> dict[str, Any]:
     """A compose that lets the raw picture through: everyone who looks must find it."""
     storm = load_storm()
     settings = Settings(source="storm", sink="null", max_frames=400)
-    supervisor = _supervisor(storm, settings, {"seed": seed, "leak": True, "frame_rate": 0.0})
+    supervisor = _supervisor(
+        storm, settings, {"seed": seed, "leak": True, "frame_rate": 0.0, "mode": mode}
+    )
     return summarize(supervisor, supervisor.run(lambda: False), Counter())
 
 
@@ -234,16 +239,18 @@ def main(argv: list[str], out: Callable[[str], object] = print) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--mode", choices=("face", "scene", "frame"), default="face")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)
     start_s = time.monotonic()
-    control = run_planted_leak(options.seed)
+    control = run_planted_leak(options.seed, options.mode)
     disks = run_full_disks(options.seed, 6)
-    result = run_live(options.seed, options.faults - disks["sink.full_disk"])
+    result = run_live(options.seed, options.faults - disks["sink.full_disk"], mode=options.mode)
     result["injected"] |= disks
     result["faults"] += disks["sink.full_disk"]
     result["positive_control"] = {"hits": control["hits"], "checks": control["checks"]}
+    result["mode"] = options.mode
     result["wall_s"] = round(time.monotonic() - start_s, 1)
     is_found = all(control["hits"].get(how, 0) > 0 for how in ("pixels", "jpeg", "h264"))
     is_clean = not any(result["hits"].values()) and not disks["wrong"]

@@ -205,7 +205,8 @@ def _tile(bgr: np.ndarray) -> np.ndarray:
     scale = max(272 / bgr.shape[1], 153 / bgr.shape[0])
     large = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     top, left = (large.shape[0] - 153) // 2, (large.shape[1] - 272) // 2
-    return cv2.copyMakeBorder(large[top : top + 153, left : left + 272], 2, 2, 2, 2, 0, value=255)
+    tile = large[top : top + 153, left : left + 272]
+    return cv2.copyMakeBorder(tile, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=(255,) * 3)
 
 
 @click.command()

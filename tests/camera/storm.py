@@ -298,10 +298,20 @@ def capture_parts(options):
                     return
                 source.tell(is_due=True)
 
-            parts = Parts(weather, before_death)
             storm = FaultySink(sink, weather, before_death, options)
-            real = loop.Loop(source, parts, parts, parts.paint, storm, delay_frames=delay_frames)
-            patch_compose(loop, weather, before_death, is_leaky=options["leak"])
+            if options["mode"] == "face":
+                parts = Parts(weather, before_death)
+                real = loop.Loop(
+                    source, parts, parts, parts.paint, storm, delay_frames=delay_frames
+                )
+                at, name = loop, "compose"
+            else:
+                import storm_scene
+
+                parts = storm_scene.SceneParts(weather, before_death)
+                real, at = storm_scene.build_loop(options["mode"], parts, source, storm)
+                name = "compose_scene"
+            patch_compose(at, name, parts, weather, before_death, is_leaky=options["leak"])
             return StormLoop(real, weather)
 
         return build, open_source
@@ -316,32 +326,33 @@ def signal_self(number):
     signal.raise_signal(number)
 
 
-def patch_compose(loop, weather, before_death, *, is_leaky):
+def patch_compose(at, name, parts, weather, before_death, *, is_leaky):
     """Puts a compose that fails in front of the real one."""
     from veilcam.camera.types import _MAKER, SafeFrame
 
-    compose = loop.compose
+    compose = getattr(at, name)
 
-    def failing(frame, codes, patches):
+    def failing(*given, **named):
+        frame = parts.frame
         if is_leaky and weather.left_quiet < 0:  # the planted leak
             return SafeFrame(frame.bgr, frame.index, frame.time_s, "", _MAKER)
         if weather.strikes("compose.raise"):
             raise ValueError("compose")
-        for name, value in (("compose.raw", frame), ("compose.none", None)):
-            if weather.current == name:
-                before_death_of(weather, name, before_death)
+        for fault, value in (("compose.raw", frame), ("compose.none", None)):
+            if weather.current == fault:
+                before_death_of(weather, fault, before_death)
                 return value
         if weather.current == "compose.segfault":
             before_death_of(weather, "compose.segfault", before_death)
             ctypes.string_at(0)
-        safe = compose(frame, codes, patches)
+        safe = compose(*given, **named)
         if weather.strikes("source.clock_nan"):
             return changed(safe, time_s=float("nan"))
         if weather.strikes("source.clock_jump"):
             return changed(safe, time_s=weather.random.choice([-1e9, 1e12, 0.0]))
         return safe
 
-    loop.compose = failing
+    setattr(at, name, failing)
 
 
 def before_death_of(weather, name, before_death):
@@ -422,7 +433,7 @@ class ClipLike:
 
 DEFAULTS = {
     "seed": 0, "frame_rate": 0.5, "life_rate": 0.0, "sink_rate": 0.0, "truncated_rate": 0.0,
-    "clip": 0, "full_disk": False, "leak": False,
+    "clip": 0, "full_disk": False, "leak": False, "mode": "face",
 }  # fmt: skip
 
 
