@@ -167,9 +167,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Supervisor to both, first of all: the run's settings (`worker.Settings`)."""
+    """Supervisor to both, first of all: the run's settings (`worker.Settings`).
+
+    `noise_key` is for capture alone (`run_noise`); publish gets an empty one.
+    """
 
     values: dict[str, Any] = field(default_factory=dict)
+    noise_key: str = ""
 
 
 Message = (
@@ -244,6 +248,7 @@ def _from_json(make: type[Any], body: bytes) -> Message:
     kinds = {
         "epoch": int,
         "level": int,
+        "noise_key": str,
         "is_input": bool,
         "text": str,
         "mode": str,

@@ -11,6 +11,7 @@ from veilcam.camera import control
 from veilcam.camera.link import drain, wait_any
 from veilcam.camera.notes import open_shared
 from veilcam.camera.process import Process
+from veilcam.camera.run_noise import new_key
 from veilcam.camera.settings import Settings
 
 
@@ -33,7 +34,7 @@ class Crew:
         commands: dict[str, Sequence[str]],
         handed: Mapping[str, Sequence[int]],
     ) -> None:
-        self._setup = control.Setup(settings.to_values())
+        self._values, self._noise_key = settings.to_values(), new_key()
         self._commands, self._handed = commands, handed
         self._shared = open_shared()
         self.active: dict[str, Process] = {}
@@ -46,12 +47,13 @@ class Crew:
             "publish": (shared.publish_end, shared.ring_read_only, shared.hold),
         }[role]
         process = Process(self._commands[role], (*inherited, *self._handed.get(role, ())))
-        process.link.send(self._setup)
+        key = self._noise_key if role == "capture" else ""  # publish could undo the noise with it
+        process.link.send(control.Setup(self._values, key))
         return process
 
     def use(self, settings: Settings) -> None:
         """Processes from now on get these settings; spares that had others end."""
-        self._setup = control.Setup(settings.to_values())
+        self._values = settings.to_values()
         for process in self.spare.values():
             process.kill()
             process.close(0.0)

@@ -18,10 +18,11 @@ from veilcam.camera.parts import SinkLike, SourceLike
 from veilcam.camera.pending import Pending
 from veilcam.camera.people import PeopleAnalyser
 from veilcam.camera.report import RunReport
+from veilcam.camera.run_noise import run_noise
 from veilcam.camera.running import Running
 from veilcam.camera.scene_compose import compose_scene
 from veilcam.camera.scene_types import ActorCode, People, Plate, SceneCodes
-from veilcam.camera.strength import Strength
+from veilcam.camera.strength import Strength, chosen
 from veilcam.camera.types import Frame, Patches, SafeFrame, Scene
 
 Analyse = Callable[[Frame], People]
@@ -199,4 +200,7 @@ def build_loop(
     models = FrameModels(bundle, profile)
     analyser = PeopleAnalyser(models.facing, proof=None)
     analyser.warm_up(source.size_hw)
-    return models.loop(source, sink, analyse=analyser, encoder=LayoutEncoder())
+    # a capture process that is started again must not answer the same question in another way
+    strength = chosen()
+    encoder = LayoutEncoder(strength=strength, random_bytes=run_noise(f"cells {strength.value}"))
+    return models.loop(source, sink, analyse=analyser, encoder=encoder)

@@ -113,11 +113,12 @@ CLAIMS = {
     "one_frame": "epsilon per cell; epsilon per frame where all cells differ",
     "many_frames": "while a cell's level stays, all frames together cost epsilon per cell once; a "
     "cell that takes m levels costs m times as much",
-    "runs": "each run, and each capture process that is started again, draws anew: n of them cost "
-    "n times as much",
+    "runs": "each run draws anew: n of them cost n times as much; a capture process that is "
+    "started again within a run, and a strength that is chosen again, give the same answers",
     "not_protected": "when a cell's level changes (frames with equal levels have equal answers); "
     "tokens of persons: place, size and facing are quantized, not noised",
-    "assumes": "noise of the operating system's generator is secret",
+    "assumes": "noise of the operating system's generator is secret, and SHAKE256 of a key drawn "
+    "from it looks random",
 }
 
 

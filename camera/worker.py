@@ -15,6 +15,7 @@ from veilcam.camera import control
 from veilcam.camera.barriers import Plan, raise_barriers
 from veilcam.camera.errors import VeilcamError
 from veilcam.camera.link import Link
+from veilcam.camera.run_noise import choose_key
 from veilcam.camera.settings import Settings, from_values
 
 _Kind = TypeVar("_Kind", control.Setup, control.Begin)
@@ -62,6 +63,7 @@ def start_worker(argv: list[str], plan_for: Callable[[Settings], Plan], die_with
     if setup is None:
         raise SystemExit(1)
     settings = from_values(setup.values)
+    choose_key(setup.noise_key)
     supervisor.send(control.Barriers(raise_barriers(plan_for(settings))))
     if die_with:  # after the barriers: a new user name space forgets it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, die_with, 0, 0, 0)

@@ -30,7 +30,7 @@ MESSAGES = [
     control.Barriers({"landlock": "up (ABI 7)"}),
     control.Report(1, {"frames_in": 3, "latency_ms": {"total": {"p50": 1.5}}, "name": "face"}),
     control.Log(30, "said once"),
-    control.Setup({"source": "demo", "profile": {}}),
+    control.Setup({"source": "demo", "profile": {}}, "ab" * 32),
     control.Wish("face", "strict", "an old man with glasses"),
 ]
 
