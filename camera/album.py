@@ -47,6 +47,8 @@ class AlbumOptions:
         errors: Where the table of problems goes; default: OUT-errors.csv beside OUT.
         overwrite: Files in OUT that no run vouches for may stay or be replaced.
         cast: Prompts of the stand-ins.
+        is_consistent: One stand-in for all pictures of a person; wants one process, which alone
+            knows who is who.
     """
 
     mode: str = "face"
@@ -56,6 +58,7 @@ class AlbumOptions:
     errors: Path | None = None
     overwrite: bool = False
     cast: Cast = NOBODY
+    is_consistent: bool = False
 
 
 def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[str, Any]:
@@ -78,7 +81,14 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
     check_folders(folder, out)
     load_pillow()
     strength = to_strength(options.strength)
-    recipe = Recipe(options.bundle, strength, load_bundle(options.bundle).sha256, options.cast)
+    if options.is_consistent and options.jobs != 1:
+        raise InputError(
+            f"--jobs {options.jobs} does not go with --consistent: who is who is known in one "
+            "process only; leave one of the two out"
+        )
+    sha256 = load_bundle(options.bundle).sha256
+    run_name = secrets.token_hex(8) if options.is_consistent else ""
+    recipe = Recipe(options.bundle, strength, sha256, options.cast, run_name)
     started_s = time.monotonic()
     tree = scan(folder)
     try:
@@ -104,6 +114,7 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
         "sheet": str(out / SHEET_NAME) if twins else None,
         "mode": options.mode,
         "strength": strength.value,
+        "is_consistent": options.is_consistent,
         "bundle_sha256": recipe.sha256,
     }
 

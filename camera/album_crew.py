@@ -21,7 +21,10 @@ def results(tasks: Sequence[Task], recipe: Recipe, *, jobs: int) -> Iterator[Res
     """
     if jobs == 1:
         worker = Worker(recipe)
-        yield from map(worker, tasks)
+        try:
+            yield from map(worker, tasks)
+        finally:
+            worker.close()
         return
     todo, suspects = deque(tasks), list[Task]()
     while todo:

@@ -19,6 +19,7 @@ from veilcam.camera.album_files import (
     write_picture,
 )
 from veilcam.camera.album_index import Entry, file_sha256
+from veilcam.camera.album_people import AlbumPeople
 from veilcam.camera.cast import NOBODY, Cast, choose_cast
 from veilcam.camera.clip import ClipSource
 from veilcam.camera.errors import GraphError, SourceError, VeilcamError
@@ -75,12 +76,15 @@ class Recipe:
         strength: How much of a person's own may pass.
         sha256: Of the bundle as the run began; another one is refused.
         cast: Prompts of the stand-ins, in every file by the order in which heads are found.
+        run: Of a consistent album a name that no other run has, else empty. Who was who is
+            forgotten when a run ends, so nothing that another run made may stay.
     """
 
     bundle: Path | None
     strength: Strength
     sha256: str
     cast: Cast = NOBODY
+    run: str = ""
 
     @property
     def note(self) -> str:
@@ -89,6 +93,8 @@ class Recipe:
         if self.cast.prompts:
             said = repr(sorted(self.cast.to_values().items())).encode()
             note += f":{hashlib.sha256(said).hexdigest()[:16]}"
+        if self.run:
+            note += f":consistent:{self.run}"
         return note
 
 
@@ -104,7 +110,15 @@ class Worker:
         bundle = load_bundle(recipe.bundle)
         if bundle.sha256 != recipe.sha256:
             raise GraphError("the bundle was changed while the album ran; run again")
-        self._protect = StillProtector(bundle, strength=recipe.strength, cast=recipe.cast)
+        self._people = AlbumPeople() if recipe.run else None
+        self._protect = StillProtector(
+            bundle, strength=recipe.strength, cast=recipe.cast, people=self._people
+        )
+
+    def close(self) -> None:
+        """Forgets who was in the pictures."""
+        if self._people is not None:
+            self._people.forget()
 
     def __call__(self, task: Task) -> Result:
         """The twin of one file. Whatever goes wrong with it is told, and nothing is written."""

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from veilcam.camera.album_faces import StillAnalyser, StillFinder
+from veilcam.camera.album_people import AlbumPeople, PeopleEncoder
 from veilcam.camera.cast import NOBODY, Cast, cast_of_options
 from veilcam.camera.casting import Caster
 from veilcam.camera.code import Casting, Encoder
@@ -18,6 +19,7 @@ from veilcam.camera.sink import MemorySink
 from veilcam.camera.source import ArraySource, check_size
 from veilcam.camera.strength import CHOICES, DEFAULT, Strength
 from veilcam.camera.text import TextPart
+from veilcam.camera.track import Detection
 from veilcam.camera.types import SafeFrame
 
 
@@ -97,6 +99,7 @@ class StillProtector:
         strength: How much of a person's own may pass.
         threads: Threads of the generator.
         cast: Prompts of the stand-ins, by the order in which heads are found.
+        people: Gives people who were in an earlier picture the stand-in that they had there.
     """
 
     def __init__(
@@ -106,8 +109,9 @@ class StillProtector:
         strength: Strength = DEFAULT,
         threads: int = 1,
         cast: Cast | None = None,
+        people: AlbumPeople | None = None,
     ) -> None:
-        self.bundle, self._strength = bundle, strength
+        self.bundle, self._strength, self._people = bundle, strength, people
         self._cast = cast if cast is not None else NOBODY
         self._text = TextPart(bundle) if self._cast.prompts else None
         self._casting: Casting | None = None
@@ -123,6 +127,8 @@ class StillProtector:
         _check(bgr)
         size_hw = (bgr.shape[0], bgr.shape[1])
         self.heads_replaced = 0
+        if self._people is not None:
+            self._people.begin()
         if self._text is not None:  # counts people anew
             self._casting = Caster(self._text, self._cast)
         try:
@@ -134,23 +140,36 @@ class StillProtector:
         for turn in (1, 2, 3):
             if turn not in faces.by_turn:
                 continue
-            self._analyser.take(faces.by_turn[turn])
-            safe = self._run(np.ascontiguousarray(np.rot90(bgr, turn)))
+            here = faces.by_turn[turn]
+            self._analyser.take(here)
+            safe = self._run(np.ascontiguousarray(np.rot90(bgr, turn)), here)
             if safe.reason:
                 return _blank(size_hw, safe.reason)
             bgr = np.ascontiguousarray(np.rot90(safe.bgr, -turn))
-        self._analyser.take(faces.by_turn.get(0, ()), is_full=faces.is_full)
-        return self._run(bgr)
+        here = faces.by_turn.get(0, ())
+        self._analyser.take(here, is_full=faces.is_full)
+        return self._run(bgr, here)
 
-    def _run(self, bgr: UInt8[np.ndarray, "h w 3"]) -> SafeFrame:
-        bundle, sink = self.bundle, MemorySink()
-        # a new one for each picture: it forgets who was in the last one
-        encoder = Encoder(
-            bundle.mean, bundle.chol, bundle.skin, strength=self._strength, casting=self._casting
-        )
+    def _run(self, bgr: UInt8[np.ndarray, "h w 3"], faces: tuple[Detection, ...]) -> SafeFrame:
+        sink = MemorySink()
+        encoder: Encoder | PeopleEncoder = self._encoder(self._casting)
+        if self._people is not None:
+            try:
+                self._people.look(bgr, faces)
+            except Exception as error:  # who cannot be told apart must not pass either
+                size_hw = (bgr.shape[0], bgr.shape[1])
+                return _blank(size_hw, f"recognize failed: {type(error).__name__}")
+            encoder = PeopleEncoder(self._people, self._encoder, self._casting)
         loop = Loop(ArraySource([bgr]), self._analyser, encoder, self._generator, sink)
         self.heads_replaced += loop.run().heads_replaced
         return sink.frames[-1]
+
+    def _encoder(self, casting: Casting | None) -> Encoder:
+        """A new one for each picture: it forgets who was in the last one."""
+        bundle = self.bundle
+        return Encoder(
+            bundle.mean, bundle.chol, bundle.skin, strength=self._strength, casting=casting
+        )
 
 
 def _check(bgr: UInt8[np.ndarray, "h w 3"]) -> None:
