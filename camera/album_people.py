@@ -23,7 +23,7 @@ from veilcam.camera.light import skin_class
 from veilcam.camera.track import Detection
 from veilcam.camera.types import Codes, HeadCode, Scene
 
-SAME_COSINE = 0.42  # chosen on people by scripts/album_consistency.py, see docs/album.md
+SAME_COSINE = 0.48  # chosen on people by scripts/album_consistency.py, see docs/album.md
 MIN_FACE_PX = 36  # smaller faces look alike to recognizers: each has a stand-in of its own
 _VIEW_PX = 320  # of the crop in which a face is measured again
 _VIEW_FACTOR = 3.0  # its side over that of the face
