@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 @click.command(
     epilog="\b\nExamples:\n  veilcam serve demo\n  veilcam serve 0 --strength strict --port 9000\n"
-    "  veilcam serve --set-password"
+    "  veilcam serve 0 --host 0.0.0.0 --tls self-signed\n  veilcam serve --set-password"
 )
 @click.argument("source", default="0")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
 @click.option("--report", type=click.Path(path_type=Path), help="Audit's report.html to show.")
 @click.option("--allow-host", multiple=True, help="A further name of this server; repeatable.")
+@click.option("--tls", type=click.Choice(["self-signed"]), help="By a certificate of our own.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM chain to serve with.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its PEM key.")
 @click.option(
     "--require-barriers/--no-require-barriers", default=False, help="Refuse where one is not up."
 )
@@ -42,6 +45,7 @@ def serve(source: str, set_password: bool, as_json: bool, **options: Any) -> Non
 
     options["allow_hosts"] = options.pop("allow_host")
     options["delay_frames"] = options.pop("delay")
+    options["tls"] = options["tls"] or ""
     stop = Event()
     with interrupt_stops(stop.is_set, stop.set):
         report = run_it(source, ServeOptions(**options), _say, stop)

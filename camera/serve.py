@@ -6,7 +6,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -29,6 +29,9 @@ class ServeOptions:
         host, port: Where the page is; port 0 takes a free one.
         allow_hosts: Further names by which it may be called.
         report: An audit's HTML to show.
+        tls: `self-signed`, or empty: by the user's certificate, or not at all.
+        tls_cert, tls_key: The user's certificate chain and key, PEM; the key may be in the chain's
+            file.
         bundle, mode, strength, prompt, delay_frames: As `veilcam run`.
     """
 
@@ -42,6 +45,9 @@ class ServeOptions:
     prompt: str = ""
     delay_frames: int = 0
     require_barriers: bool = False
+    tls: str = ""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 def serve(
@@ -67,12 +73,18 @@ def serve(
     from veilcam.camera.settings import PROFILE_KEYS, Settings
     from veilcam.camera.sink_web import listen
     from veilcam.camera.strength import choose
+    from veilcam.camera.tls import fingerprint, handed_pem
 
     if not has_two_processes():
         raise ConfigError(f"the page needs two processes, which {sys.platform} cannot have here")
     value = _page_value(options)
+    pem = _tls_pem(options, value["names"])
     choose(options.strength)
-    with listen(options.host, options.port) as listener, _pair() as (ours, theirs):
+    with (
+        listen(options.host, options.port) as listener,
+        _pair() as (ours, theirs),
+        handed_pem(pem) if pem else nullcontext() as tls,
+    ):
         port = listener.getsockname()[1]
         password_hash = _password(say)
         value |= {"port": port, "password_hash": password_hash}
@@ -95,15 +107,34 @@ def serve(
                 require_barriers=options.require_barriers,
                 capture_command=python_command("veilcam.camera.serve_capture"),
                 publish_command=python_command("veilcam.camera.serve_publish"),
-                handed={"publish": (listener.fileno(), handed, ours)},
+                handed={
+                    "publish": (listener.fileno(), handed, ours, *(() if tls is None else (tls,)))
+                },
             )
-            say(f"Veilcam is at {_address(options.host, port)}  (Ctrl-C ends it)")
-            if options.host not in _LOOPBACKS:
+            way = "http" if tls is None else "https"
+            say(f"Veilcam is at {_address(way, options.host, port)}  (Ctrl-C ends it)")
+            if options.tls:
+                say(f"Certificate of this machine's own; SHA-256 {fingerprint(pem)}")
+            if options.host not in _LOOPBACKS and tls is None:
                 say(
                     "This address is open to the network, without encryption: whoever listens there"
-                    " can read password and pictures. Put a TLS proxy before it, see docs/page.md."
+                    " can read password and pictures. Give --tls self-signed, see docs/page.md."
                 )
             return supervisor.run(stop.is_set)
+
+
+def _tls_pem(options: ServeOptions, names: list[str]) -> bytes:
+    """Chain and key to serve with; empty without TLS."""
+    from veilcam.camera import tls
+
+    if options.tls and (options.tls_cert or options.tls_key):
+        raise ConfigError("got --tls and --tls-cert or --tls-key, wanted one of the two ways")
+    if options.tls_key is not None and options.tls_cert is None:
+        raise ConfigError("got --tls-key alone, wanted --tls-cert too")
+    if options.tls:
+        own = [name for name in names if name not in ("0.0.0.0", "::")]
+        return tls.self_signed([*own, "127.0.0.1", "::1"], serve_password.password_path().parent)
+    return tls.read_pem(options.tls_cert, options.tls_key) if options.tls_cert else b""
 
 
 def check_installed() -> None:
@@ -185,6 +216,6 @@ def _pair() -> Iterator[tuple[int, int]]:
             end.close()
 
 
-def _address(host: str, port: int) -> str:
+def _address(way: str, host: str, port: int) -> str:
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
-    return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+    return f"{way}://[{shown}]:{port}/" if ":" in shown else f"{way}://{shown}:{port}/"

@@ -150,7 +150,7 @@ class PageApp:
         response = JSONResponse({"csrf": session.csrf})
         response.set_cookie(
             self._cookie, token, path="/", httponly=True, samesite="strict",
-            secure=request.headers["origin"].startswith("https:"),  # a TLS proxy before us
+            secure=request.headers["origin"].startswith("https:"),  # our own TLS, or a proxy's
         )  # fmt: skip
         return response
 

@@ -60,7 +60,7 @@ def open_page(worker: Worker) -> "tuple[PagePublisher, ServerThread, Stream]":
     from veilcam.camera.serve_wire import MAX_RESULT_BYTES, Wire
     from veilcam.camera.sink_web import Stream, WebSink
 
-    listener, handed, pictures = worker.handed
+    listener, handed, pictures, *tls = worker.handed
     value = read_handed(handed)
     stream = Stream()
     server: list[ServerThread] = []
@@ -80,7 +80,7 @@ def open_page(worker: Worker) -> "tuple[PagePublisher, ServerThread, Stream]":
         report=value["report"].encode(), stream=stream,
         desk=desk, wish=publisher.wish, status=lambda: publisher.status,
     )  # fmt: skip
-    server.append(ServerThread(make_app(page), listener))
+    server.append(ServerThread(make_app(page), listener, *tls))
     return publisher, server[0], stream
 
 

@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from veilcam.camera.serve_guard import App
+from veilcam.camera.tls import context_of
 
 HEAD_S = 10.0  # for the head of a request; the next look comes as late
 _ENDING_S = 3.0
@@ -46,15 +47,26 @@ class _Patient(H11Protocol):
         super().connection_lost(exc)
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop whose servers do not wait long for a client that starts no TLS."""
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        """As in asyncio."""
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = HEAD_S
+        return await super().create_server(*args, **options)
+
+
 class ServerThread:
     """A web server in a thread of its own.
 
     Args:
         app: What it serves.
         listener: Descriptor of the bound socket.
+        tls: Descriptor of chain and key, see `tls.handed_pem`; None serves without TLS.
     """
 
-    def __init__(self, app: App, listener: int) -> None:
+    def __init__(self, app: App, listener: int, tls: int | None = None) -> None:
         config = uvicorn.Config(
             app, http=_Patient, ws="none", loop="asyncio", lifespan="off", log_config=None,
             access_log=False, server_header=False, date_header=False, proxy_headers=False,
@@ -63,13 +75,17 @@ class ServerThread:
         )  # fmt: skip
         # no line for each bad request or reader that was let go; what fails here, the guard tells
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        config.load()
+        if tls is not None:
+            config.ssl = context_of(tls)
         self._server = uvicorn.Server(config)
         self._socket = socket.socket(fileno=os.dup(listener))
         self._thread = threading.Thread(target=self._work, name="veilcam-http", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        asyncio.run(self._server.serve(sockets=[self._socket]))
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(self._server.serve(sockets=[self._socket]))
 
     @property
     def is_alive(self) -> bool:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veilcam.camera.errors import SinkError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 PASSWORD_VARIABLE = "VEILCAM_STREAM_PASSWORD"
+TLS_VARIABLE = "VEILCAM_STREAM_TLS"  # `self-signed`, or a PEM file with chain and key
 SERVED = ("web", "rtsp")
 _LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 
@@ -49,9 +51,9 @@ def opened_for(spec: str) -> Iterator[dict[str, tuple[int, ...]]]:
             yield {"publish": (stack.enter_context(open_helper(host, port, password)),)}
 
 
-def _open_web(stack: ExitStack, host: str, port: int, password: str) -> tuple[int, int]:
+def _open_web(stack: ExitStack, host: str, port: int, password: str) -> tuple[int, ...]:
     try:
-        from veilcam.camera import serve_password
+        from veilcam.camera import serve_password, tls
         from veilcam.camera.serve_guard import own_names
         from veilcam.camera.serve_thread import handed_over
     except ImportError as error:
@@ -63,8 +65,17 @@ def _open_web(stack: ExitStack, host: str, port: int, password: str) -> tuple[in
         "names": sorted(own_names(host)),
         "port": port,
     }
-    _log.info("stream: http://%s:%d/stream.mjpg, one picture: /snapshot.jpg", host, port)
-    return listener.fileno(), stack.enter_context(handed_over(value))
+    descriptors: tuple[int, ...] = listener.fileno(), stack.enter_context(handed_over(value))
+    said, way = os.environ.get(TLS_VARIABLE, ""), "http"
+    if said:
+        folder = serve_password.password_path().parent
+        own = [*own_names(host) - {"0.0.0.0", "::"}, "127.0.0.1", "::1"]
+        is_own = said == tls.SELF_SIGNED
+        pem = tls.self_signed(own, folder) if is_own else tls.read_pem(Path(said), None)
+        _log.info("certificate: SHA-256 %s", tls.fingerprint(pem))
+        descriptors, way = (*descriptors, stack.enter_context(tls.handed_pem(pem))), "https"
+    _log.info("stream: %s://%s:%d/stream.mjpg, one picture: /snapshot.jpg", way, host, port)
+    return descriptors
 
 
 def opener_of(kind: str, handed: tuple[int, ...]) -> "Callable[..., WebSink | RtspSink]":
@@ -80,7 +91,7 @@ class ServedSink(WebSink):
     """Stream and snapshot with a server of their own.
 
     Args:
-        handed: Descriptors of the bound socket and of the JSON.
+        handed: Descriptors of the bound socket, of the JSON and, with TLS, of chain and key.
     """
 
     def __init__(self, handed: tuple[int, ...]) -> None:
@@ -93,7 +104,7 @@ class ServedSink(WebSink):
             self.stream, password_hash=value["password_hash"], names=frozenset(value["names"]),
             port=value["port"],
         )  # fmt: skip
-        self._server = ServerThread(app, handed[0])
+        self._server = ServerThread(app, handed[0], *handed[2:])
 
     def write(self, frame: SafeFrame) -> None:
         """Offers the picture to whoever looks."""
