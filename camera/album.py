@@ -49,6 +49,7 @@ class AlbumOptions:
         cast: Prompts of the stand-ins.
         is_consistent: One stand-in for all pictures of a person; wants one process, which alone
             knows who is who.
+        ray: Address of a Ray cluster that does the work; empty: processes of this machine.
     """
 
     mode: str = "face"
@@ -59,6 +60,7 @@ class AlbumOptions:
     overwrite: bool = False
     cast: Cast = NOBODY
     is_consistent: bool = False
+    ray: str = ""
 
 
 def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[str, Any]:
@@ -81,6 +83,8 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
     check_folders(folder, out)
     load_pillow()
     strength = to_strength(options.strength)
+    if options.is_consistent and options.ray:
+        raise InputError("--ray does not go with --consistent: who is who is known in one process")
     if options.is_consistent and options.jobs != 1:
         raise InputError(
             f"--jobs {options.jobs} does not go with --consistent: who is who is known in one "
@@ -100,7 +104,7 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
         _check_output(out, index, options.overwrite)
         run = _Run(folder, out, tree, index)
         try:
-            run.go(recipe, options.jobs, say)
+            run.go(recipe, options.jobs, options.ray, say)
         finally:
             strangers(out, lambda _: True)  # removes what an interrupt left unfinished
         twins = [n for n in sorted(tree.names) if (out / n).is_file() and index.get(n) is not None]
@@ -149,11 +153,11 @@ class _Run:
         self._done_bytes = self._num_done = 0
         self._started_s = self._said_s = time.monotonic()
 
-    def go(self, recipe: Recipe, jobs: int, say: Say) -> None:
+    def go(self, recipe: Recipe, jobs: int, ray: str, say: Say) -> None:
         """Do all files."""
         by_name = {task.name: task for task in self._tasks}
         jobs = max(1, min(jobs, len(self._tasks)))
-        for result in results(self._tasks, recipe, jobs=jobs):
+        for result in results(self._tasks, recipe, jobs=jobs, ray=ray):
             self._take(result, by_name[result.name])
             self._progress(say)
 

@@ -11,14 +11,18 @@ from veilcam.camera.album_work import Recipe, Result, Task, Worker, start_proces
 _AHEAD = 2  # tasks handed out for each process
 
 
-def results(tasks: Sequence[Task], recipe: Recipe, *, jobs: int) -> Iterator[Result]:
+def results(tasks: Sequence[Task], recipe: Recipe, *, jobs: int, ray: str = "") -> Iterator[Result]:
     """What comes of each task, in the order in which they end.
 
     Args:
         tasks: Files to do.
         recipe: How twins are made.
         jobs: Processes; with 1 the work is done in this one.
+        ray: Address of a cluster that does the work; empty for processes of this machine.
     """
+    if ray:
+        yield from _on_cluster(tasks, recipe, ray, jobs)
+        return
     if jobs == 1:
         worker = Worker(recipe)
         try:
@@ -35,6 +39,20 @@ def results(tasks: Sequence[Task], recipe: Recipe, *, jobs: int) -> Iterator[Res
         if again:
             task.temporary.unlink(missing_ok=True)
             yield Result(task.name, "failed", "ends the process that reads it (out of memory?)")
+
+
+def _on_cluster(tasks: Sequence[Task], recipe: Recipe, address: str, jobs: int) -> Iterator[Result]:
+    """What the cluster did, and then the rest in processes of our own, one by one."""
+    from veilcam.camera.album_ray import ray_results
+
+    left = {task.name: task for task in tasks}
+    for result in ray_results(tasks, recipe, address=address, jobs=jobs):
+        if left.pop(result.name, None) is not None:  # a block done twice counts once
+            yield result
+    for task in left.values():
+        task.temporary.unlink(missing_ok=True)
+    if left:
+        yield from results(list(left.values()), recipe, jobs=2)  # a killer dies apart
 
 
 def _pooled(todo: deque[Task], suspects: list[Task], recipe: Recipe, jobs: int) -> Iterator[Result]:

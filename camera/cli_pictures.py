@@ -27,20 +27,21 @@ _log = logging.getLogger(__name__)
     help="One stand-in for all pictures of a person, by a recognizer, in one process.",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Processes; default: cores.")
+@click.option("--ray", metavar="ADDRESS", default="", help="Work on a Ray cluster, or `local`.")
 @click.option("--errors", type=click.Path(path_type=Path), help="Table; default: OUT-errors.csv")
 @click.option("--overwrite/--no-overwrite", default=False, help="OUT may hold other files.")
 @JSON
 def album(
     folder: Path, out: Path, mode: str, bundle: Path | None, strength: str, prompt: str | None,
-    cast_file: Path | None, consistent: bool, jobs: int | None, errors: Path | None,
-    overwrite: bool, as_json: bool,
+    cast_file: Path | None, consistent: bool, jobs: int | None, ray: str,
+    errors: Path | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a shareable twin of the folder IN: people replaced, metadata gone, names kept."""
     from veilcam.camera.album import AlbumOptions, default_jobs, run_album, say_on_stderr, to_text
 
     options = AlbumOptions(
         mode=mode, bundle=bundle, strength=strength, errors=errors, overwrite=overwrite,
-        jobs=jobs or (1 if consistent else default_jobs()), is_consistent=consistent,
+        jobs=jobs or (1 if consistent else default_jobs()), is_consistent=consistent, ray=ray,
         cast=cast_of(prompt, cast_file, bundle)[0],
     )  # fmt: skip
     report = run_album(folder, out, options, say_on_stderr)

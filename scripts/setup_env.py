@@ -26,6 +26,7 @@ STAMP = VENV / "veilcam-stamp.json"
 EXTRAS = (
     "virtual",
     "album",
+    "ray",
     "social",
     "watermark",
     "search",
