@@ -79,10 +79,12 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
         InputError: No such folder, the two lie in one another, or `out` holds other files.
         SinkError: `out` or the index cannot be written.
     """
-    check_mode(options.mode)
+    check_mode(options.mode, options.cast)
     check_folders(folder, out)
     load_pillow()
     strength = to_strength(options.strength)
+    if options.is_consistent and options.mode != "face":
+        raise InputError(f"--consistent keeps faces, and mode {options.mode} paints none")
     if options.is_consistent and options.ray:
         raise InputError("--ray does not go with --consistent: who is who is known in one process")
     if options.is_consistent and options.jobs != 1:
@@ -90,9 +92,9 @@ def run_album(folder: Path, out: Path, options: AlbumOptions, say: Say) -> dict[
             f"--jobs {options.jobs} does not go with --consistent: who is who is known in one "
             "process only; leave one of the two out"
         )
-    sha256 = load_bundle(options.bundle).sha256
+    sha256 = load_bundle(options.bundle, mode=options.mode).sha256
     run_name = secrets.token_hex(8) if options.is_consistent else ""
-    recipe = Recipe(options.bundle, strength, sha256, options.cast, run_name)
+    recipe = Recipe(options.bundle, strength, sha256, options.cast, run_name, options.mode)
     started_s = time.monotonic()
     tree = scan(folder)
     try:

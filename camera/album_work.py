@@ -20,12 +20,12 @@ from veilcam.camera.album_files import (
 )
 from veilcam.camera.album_index import Entry, file_sha256
 from veilcam.camera.album_people import AlbumPeople
+from veilcam.camera.capture import load_builder
 from veilcam.camera.cast import NOBODY, Cast, choose_cast
 from veilcam.camera.clip import ClipSource
 from veilcam.camera.errors import GraphError, SourceError, VeilcamError
-from veilcam.camera.loop import MAX_DELAY_FRAMES, build_loop
-from veilcam.camera.manifest import load_bundle
-from veilcam.camera.pictures import StillProtector
+from veilcam.camera.loop import MAX_DELAY_FRAMES
+from veilcam.camera.pictures import make_protector
 from veilcam.camera.sink_file import ClipSink
 from veilcam.camera.source import check_size
 from veilcam.camera.strength import Strength, choose
@@ -78,6 +78,7 @@ class Recipe:
         cast: Prompts of the stand-ins, in every file by the order in which heads are found.
         run: Of a consistent album a name that no other run has, else empty. Who was who is
             forgotten when a run ends, so nothing that another run made may stay.
+        mode: `face` or `frame`.
     """
 
     bundle: Path | None
@@ -85,11 +86,12 @@ class Recipe:
     sha256: str
     cast: Cast = NOBODY
     run: str = ""
+    mode: str = "face"
 
     @property
     def note(self) -> str:
         """All that a twin depends on beside its original."""
-        note = f"{VERSION}:face:{self.strength}:{self.sha256}"
+        note = f"{VERSION}:{self.mode}:{self.strength}:{self.sha256}"
         if self.cast.prompts:
             said = repr(sorted(self.cast.to_values().items())).encode()
             note += f":{hashlib.sha256(said).hexdigest()[:16]}"
@@ -107,13 +109,13 @@ class Worker:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        bundle = load_bundle(recipe.bundle)
-        if bundle.sha256 != recipe.sha256:
-            raise GraphError("the bundle was changed while the album ran; run again")
         self._people = AlbumPeople() if recipe.run else None
-        self._protect = StillProtector(
-            bundle, strength=recipe.strength, cast=recipe.cast, people=self._people
-        )
+        self._protect = make_protector(
+            recipe.mode, recipe.bundle, strength=recipe.strength, cast=recipe.cast,
+            people=self._people,
+        )  # fmt: skip
+        if self._protect.bundle.sha256 != recipe.sha256:
+            raise GraphError("the bundle was changed while the album ran; run again")
 
     def close(self) -> None:
         """Forgets who was in the pictures."""
@@ -184,9 +186,10 @@ class Worker:
             try:
                 choose(self._recipe.strength)  # the loop's encoder takes it from here
                 choose_cast(self._recipe.cast)
-                loop = build_loop(
-                    source, sink, bundle=self._recipe.bundle, delay_frames=MAX_DELAY_FRAMES,
-                    profile={"threads": 1},
+                mode = self._recipe.mode
+                loop = load_builder(mode)(
+                    source, sink, bundle=self._recipe.bundle, profile={"threads": 1},
+                    delay_frames=MAX_DELAY_FRAMES if mode == "face" else 0,
                 )  # fmt: skip
                 report = loop.run()
                 if report.bundle_sha256 != self._recipe.sha256:

@@ -14,7 +14,11 @@ from typing import Any
 
 from veilcam.camera.errors import ConfigError
 
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+_IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype"
+SOURCE_TYPES = {  # by mode: pixels of a camera with painted ones, or painted ones alone
+    "face": f"{_IPTC}/compositeWithTrainedAlgorithmicMedia",
+    "frame": f"{_IPTC}/trainedAlgorithmicMedia",
+}
 BUNDLE_LABEL = "org.veilcam.bundle"
 MIME = {"JPEG": "image/jpeg", "PNG": "image/png", "WebP": "image/webp"}
 _YEARS = 3
@@ -112,7 +116,8 @@ def sign(data: bytes, kind: str, certificate: Certificate, bundle: dict[str, str
         ConfigError: The certificate is none that C2PA takes.
     """
     c2pa = load_c2pa()
-    created = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}
+    source_type = SOURCE_TYPES[bundle["mode"]]
+    created = {"action": "c2pa.created", "digitalSourceType": source_type}
     manifest = {
         "claim_generator_info": [{"name": "Veilcam", "version": "0.1.0"}],
         "title": "picture",

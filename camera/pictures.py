@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,6 +23,24 @@ from veilcam.camera.text import TextPart
 from veilcam.camera.track import Detection
 from veilcam.camera.types import SafeFrame
 
+MODES = ("face", "frame")
+
+
+@runtime_checkable
+class Protector(Protocol):
+    """What makes safe twins in one mode.
+
+    Attributes:
+        bundle: What paints.
+        heads_replaced: Heads, or in `frame` mode people, of the last picture.
+    """
+
+    bundle: Bundle
+    heads_replaced: int
+
+    def __call__(self, bgr: UInt8[np.ndarray, "h w 3"]) -> SafeFrame:
+        """The twin of one picture; blank, with a reason, where it cannot be made."""
+
 
 def protect(
     image_bgr: UInt8[np.ndarray, "h w 3"],
@@ -39,7 +58,8 @@ def protect(
     Args:
         image_bgr: Raw pixels, uint8, (h, w, 3), blue-green-red, sides of 16 to 8192 pixels. It is
             read only.
-        mode: `face`: all but heads stays as it is.
+        mode: `face`: all but heads stays as it is. `frame`: everything is painted anew from a
+            coarse, noised code, see docs/frame.md.
         strength: `strict`, `balanced` or `faithful`: how much of a person's own may pass.
         bundle: Folder NAME.veil with weights; by default the one in the package.
         prompt: Who the stand-ins are, in words, as "a young woman with long black hair"; several
@@ -54,8 +74,9 @@ def protect(
         ConfigError: Unknown mode or strength, an empty prompt, or a bundle without words.
         GraphError: The bundle is missing or was changed.
 
-    Guarantees: no output pixel depends on a pixel inside the region of a head that was found.
-    People whose heads the detector does not see (turned away, very small) stay.
+    Guarantees: in `face`, no output pixel depends on a pixel inside the region of a head that was
+    found; people whose heads the detector does not see (turned away, very small) stay. In `frame`,
+    no pixel of the input is in the output.
 
     >>> import numpy as np
     >>> import veilcam.camera
@@ -63,19 +84,45 @@ def protect(
     >>> safe = veilcam.camera.protect(wall)
     >>> safe.bgr.shape, safe.reason, bool((safe.bgr == wall).all())
     ((64, 96, 3), '', True)
-    >>> veilcam.camera.protect(wall, mode="frame")
+    >>> veilcam.camera.protect(wall, mode="scene")
     Traceback (most recent call last):
-    veilcam.camera.errors.ConfigError: mode 'frame' does not exist yet; wanted face
+    veilcam.camera.errors.ConfigError: mode 'scene' does not exist for pictures; wanted face, frame
     """
-    check_mode(mode)
+    cast = cast_of_options(prompt, None)
+    check_mode(mode, cast)
     path = str(bundle) if bundle is not None else ""
-    return _shared(path, to_strength(strength), cast_of_options(prompt, None))(image_bgr)
+    _check(image_bgr)
+    return _shared(mode, path, to_strength(strength), cast)(image_bgr)
 
 
-def check_mode(mode: str) -> None:
-    """Raises ConfigError for a mode that pictures have not."""
-    if mode != "face":
-        raise ConfigError(f"mode {mode!r} does not exist yet; wanted face")
+def check_mode(mode: str, cast: Cast | None = None) -> None:
+    """Raises ConfigError for a mode that pictures have not, or words where none are painted by."""
+    if mode not in MODES:
+        raise ConfigError(f"mode {mode!r} does not exist for pictures; wanted {', '.join(MODES)}")
+    if mode == "frame" and cast is not None and cast.prompts:
+        raise ConfigError("words cast heads, and mode frame paints none; leave the words out")
+
+
+def make_protector(
+    mode: str,
+    bundle: Path | None,
+    *,
+    strength: Strength,
+    cast: Cast | None = None,
+    people: AlbumPeople | None = None,
+) -> Protector:
+    """What makes safe twins in a mode; arguments as of `StillProtector`, by a bundle's folder.
+
+    Raises:
+        ConfigError: See `check_mode`.
+        GraphError: The bundle is missing or was changed.
+    """
+    check_mode(mode, cast)
+    if mode == "frame":
+        from veilcam.camera.frame_still import FrameProtector
+
+        return FrameProtector(bundle, strength=strength)
+    return StillProtector(load_bundle(bundle), strength=strength, cast=cast, people=people)
 
 
 def to_strength(name: str) -> Strength:
@@ -86,9 +133,8 @@ def to_strength(name: str) -> Strength:
 
 
 @lru_cache(maxsize=1)
-def _shared(bundle: str, strength: Strength, cast: Cast | None) -> "StillProtector":
-    loaded = load_bundle(Path(bundle) if bundle else None)
-    return StillProtector(loaded, strength=strength, cast=cast)
+def _shared(mode: str, bundle: str, strength: Strength, cast: Cast | None) -> Protector:
+    return make_protector(mode, Path(bundle) if bundle else None, strength=strength, cast=cast)
 
 
 class StillProtector:

@@ -67,7 +67,9 @@ class QueryMaker:
     """
 
     def __init__(self, options: SearchOptions) -> None:
-        check_mode(options.mode)
+        check_mode(options.mode, options.cast)
+        if options.mode != "face":
+            raise ConfigError(f"mode {options.mode} leaves nothing to search by; wanted face")
         self._options = options
         self._missing = _missing_hashers()
         if options.defeats_matching and self._missing:

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +164,7 @@ def _password(say: Callable[[str], None]) -> str:
 
 def _page_value(options: ServeOptions) -> dict[str, Any]:
     """What the page is told once; reading it here also checks bundle, mode and report."""
+    from veilcam.camera.pictures import MODES
     from veilcam.camera.serve_claims import claims_of, load_bundles
     from veilcam.camera.serve_guard import own_names
     from veilcam.camera.serve_words import known_words, unknown_words
@@ -178,15 +179,18 @@ def _page_value(options: ServeOptions) -> dict[str, Any]:
         "names": sorted(own_names(options.host, options.allow_hosts)),
         "modes": list(bundles),
         "words": words,
-        "purposes": _purposes() if face is not None else [],
+        "purposes": _purposes(bundles),
+        "picture_modes": [mode for mode in MODES if mode in bundles],
         "report": _report(options.report),
     }
 
 
-def _purposes() -> list[str]:
-    """What can be made of a dropped picture."""
+def _purposes(modes: Container[str]) -> list[str]:
+    """What can be made of a dropped picture with bundles of these modes."""
     has_search = importlib.util.find_spec("veilcam.camera.search") is not None
-    return ["album", "social", *(["search"] if has_search else [])]
+    if "face" in modes:
+        return ["album", "social", *(["search"] if has_search else [])]
+    return ["album", "social"] if "frame" in modes else []
 
 
 def _report(path: Path | None) -> str:

@@ -178,6 +178,7 @@ class PageApp:
             "has_prompt": bool(page.words),
             "has_report": bool(page.report),
             "purposes": page.desk.purposes,
+            "picture_modes": page.desk.modes,
             "max_upload_bytes": MAX_UPLOAD_BYTES,
         }
         return JSONResponse(page.claims | more)
@@ -210,6 +211,7 @@ class PageApp:
             note = self._page.desk.check(
                 purpose=asked.get("purpose", ""), strength=asked.get("strength", ""),
                 size=asked.get("size", ""), prompt=asked.get("prompt", ""),
+                mode=asked.get("mode", "face"),
             )  # fmt: skip
             data = await _body(request, MAX_UPLOAD_BYTES)
             made = await self._page.desk.make(session, data, asked.get("name", ""), note)

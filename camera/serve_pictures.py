@@ -73,6 +73,7 @@ class PictureDesk:
         purposes: What can be made: `album`, `social`.
         words: That a prompt may use.
         now_s: The clock.
+        modes: In which twins can be made.
     """
 
     def __init__(
@@ -81,23 +82,31 @@ class PictureDesk:
         purposes: tuple[str, ...],
         words: tuple[str, ...] = (),
         now_s: Callable[[], float] = time.monotonic,
+        modes: tuple[str, ...] = ("face",),
     ) -> None:
+        self.modes = modes
         self._wire, self.purposes, self._words, self._now_s = wire, purposes, words, now_s
         self._turn, self._num_waiting = asyncio.Lock(), 0
         self._made: OrderedDict[str, Made] = OrderedDict()
 
-    def check(self, *, purpose: str, strength: str, size: str, prompt: str) -> dict[str, Any]:
+    def check(
+        self, *, purpose: str, strength: str, size: str, prompt: str, mode: str = "face"
+    ) -> dict[str, Any]:
         """What to say of a picture. Raises Refused where it was asked for what there is not."""
         if purpose not in self.purposes or (size or "large") not in SIZES:
             raise Refused(400, "no such purpose or size")
         if strength not in [choice.value for choice in CHOICES]:
             raise Refused(400, "no such strength")
+        if mode not in self.modes:
+            raise Refused(400, "no such mode")
+        if mode != "face" and (purpose == "search" or prompt.strip()):
+            raise Refused(400, "this mode keeps nothing to search by, and paints no heads by words")
         try:
             unknown_words(prompt.strip(), self._words)
         except InputError as error:
             raise Refused(400, str(error)) from error
         asked = {"purpose": purpose, "strength": strength, "size": size or "large"}
-        return asked | {"prompt": prompt.strip()}
+        return asked | {"prompt": prompt.strip(), "mode": mode}
 
     async def make(
         self, session: Session, data: bytes, name: str, note: dict[str, Any]

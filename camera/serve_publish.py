@@ -73,10 +73,11 @@ def open_page(worker: Worker) -> "tuple[PagePublisher, ServerThread, Stream]":
 
     publisher = PagePublisher(worker, lambda _spec, **_sizes: PageSink(stream))
     wire = Wire(pictures, is_asking=True, max_bytes=MAX_RESULT_BYTES)
-    desk = PictureDesk(wire, tuple(value["purposes"]), tuple(value["words"]))
+    purposes, words, modes = (tuple(value[name]) for name in ("purposes", "words", "picture_modes"))
+    desk = PictureDesk(wire, purposes, words, modes=modes)
     page = Page(
         password_hash=value["password_hash"], names=frozenset(value["names"]), port=value["port"],
-        claims=value["claims"], modes=tuple(value["modes"]), words=tuple(value["words"]),
+        claims=value["claims"], modes=tuple(value["modes"]), words=words,
         report=value["report"].encode(), stream=stream,
         desk=desk, wish=publisher.wish, status=lambda: publisher.status,
     )  # fmt: skip

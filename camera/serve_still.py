@@ -26,7 +26,7 @@ from veilcam.camera.settings import Settings, from_values
 from veilcam.camera.worker import wait_for
 
 if TYPE_CHECKING:
-    from veilcam.camera.pictures import StillProtector
+    from veilcam.camera.pictures import Protector
 
 MAX_PIXELS = 50_000_000  # what a page may unpack here; `veilcam album` takes more
 _JOB_S = 120  # a picture that needs longer ends the process
@@ -44,11 +44,8 @@ class Desk:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from veilcam.camera.manifest import load_bundle
-
         self._path = Path(settings.bundle) if settings.bundle else None
-        self._bundle = load_bundle(self._path)
-        self._protect: tuple[tuple[str, str], StillProtector] | None = None
+        self._protect: tuple[tuple[str, str, str], Protector] | None = None
 
     def __call__(self, parcel: Parcel) -> Parcel:
         """The answer; whatever goes wrong is told without anything of the picture."""
@@ -70,16 +67,16 @@ class Desk:
         )
         if kind not in _KINDS:
             raise SourceError("is no JPEG, PNG, WebP or HEIC picture")
-        prompt = str(parcel.note.get("prompt", ""))
+        mode, prompt = (str(parcel.note.get(name, "")) for name in ("mode", "prompt"))
         if purpose == "search":
             return self._query(parcel.data, kind, strength, size, prompt)
-        protect = self._protector(strength, prompt)
+        protect = self._protector(mode, strength, prompt)
         safe = protect(read_picture(parcel.data, kind))
         if safe.reason:
             raise SourceError(f"cannot be vouched for ({safe.reason}); nothing comes back")
         kind = "JPEG" if kind == "HEIC" else kind  # browsers show no HEIC
         if purpose == "social":
-            data, is_signed = _marked(safe, kind, size, self._bundle.sha256)
+            data, is_signed = _marked(safe, kind, size, mode, protect.bundle.sha256)
         else:
             data, is_signed = write_picture(safe, kind), False
         height, width = safe.bgr.shape[:2]
@@ -114,31 +111,31 @@ class Desk:
             "signed": 0,
         }
 
-    def _protector(self, strength: str, prompt: str) -> "StillProtector":
-        from veilcam.camera.pictures import StillProtector, to_strength
+    def _protector(self, mode: str, strength: str, prompt: str) -> "Protector":
+        from veilcam.camera.cast import Cast
+        from veilcam.camera.pictures import make_protector, to_strength
 
-        if self._protect is None or self._protect[0] != (strength, prompt):
-            cast = {}
-            if prompt:
-                cast["cast"] = importlib.import_module("veilcam.camera.cast").Cast(others=prompt)
-            protector = StillProtector(self._bundle, strength=to_strength(strength), **cast)
-            self._protect = ((strength, prompt), protector)
+        asked = (mode, strength, prompt)
+        if self._protect is None or self._protect[0] != asked:
+            cast = Cast(others=prompt) if prompt else None
+            protector = make_protector(mode, self._path, strength=to_strength(strength), cast=cast)
+            self._protect = (asked, protector)
         return self._protect[1]
 
 
-def _marked(safe: Any, kind: str, size: str, sha256: str) -> tuple[bytes, bool]:
+def _marked(safe: Any, kind: str, size: str, mode: str, sha256: str) -> tuple[bytes, bool]:
     """As `veilcam social`: sized, with its IPTC source type, signed where the library is there."""
     from veilcam.camera import credentials
     from veilcam.camera.social import Size, encode
 
     if size not in set(Size):
         raise ConfigError(f"size {size!r}: wanted {', '.join(Size)}")
-    data, _ = encode(safe, kind, Size(size))
+    data, _ = encode(safe, kind, Size(size), source_type=credentials.SOURCE_TYPES[mode])
     try:
         credentials.load_c2pa()
     except ConfigError:
         return data, False
-    made_by = {"mode": "face", "bundle_sha256": sha256}
+    made_by = {"mode": mode, "bundle_sha256": sha256}
     return credentials.sign(data, kind, credentials.make_certificate(), made_by), True
 
 

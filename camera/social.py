@@ -17,11 +17,11 @@ from jaxtyping import UInt8
 from veilcam.camera import credentials, watermark
 from veilcam.camera.album_files import load_pillow, read_picture
 from veilcam.camera.cast import NOBODY, Cast
-from veilcam.camera.credentials import SOURCE_TYPE
+from veilcam.camera.credentials import SOURCE_TYPES
 from veilcam.camera.errors import ConfigError, SinkError, SourceError
 from veilcam.camera.manifest import load_bundle
 from veilcam.camera.picture_files import WRITTEN, bytes_of, kind_of, read_image, write_whole
-from veilcam.camera.pictures import StillProtector, check_mode, to_strength
+from veilcam.camera.pictures import check_mode, make_protector, to_strength
 from veilcam.camera.strength import DEFAULT
 from veilcam.camera.types import SafeFrame
 
@@ -31,9 +31,9 @@ _XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
     'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
     'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
-    f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+    "<Iptc4xmpExt:DigitalSourceType>%s</Iptc4xmpExt:DigitalSourceType>"
     '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
-).encode()
+)
 _SOURCE_TYPE = re.compile(rb"DigitalSourceType(?:>|=\")([!-;=?-~]{1,200}?)[<\"]")
 
 
@@ -82,20 +82,22 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
             for a picture. Then nothing is written.
         ConfigError: A certificate that cannot be used.
     """
-    check_mode(options.mode)
+    check_mode(options.mode, options.cast)
     kind = kind_of(out, WRITTEN)
     if out.resolve() == image.resolve():
         raise SinkError(f"{out} is the original itself; give another name")
-    bundle = load_bundle(options.bundle)
     certificate, missing = _certificate(options)
     if options.has_watermark:
         watermark.load_library()
     strength = to_strength(options.strength)
-    protect = StillProtector(bundle, strength=strength, cast=options.cast)
+    protect = make_protector(options.mode, options.bundle, strength=strength, cast=options.cast)
+    bundle, source_type = protect.bundle, SOURCE_TYPES[options.mode]
     safe = protect(read_image(image))
     if safe.reason:
         raise SourceError(f"{image} cannot be vouched for: {safe.reason}; nothing was written")
-    data, size_wh = encode(safe, kind, options.size, has_watermark=options.has_watermark)
+    data, size_wh = encode(
+        safe, kind, options.size, has_watermark=options.has_watermark, source_type=source_type
+    )
     if certificate is not None:
         made_by = {"mode": options.mode, "bundle_sha256": bundle.sha256}
         data = credentials.sign(data, kind, certificate, made_by)
@@ -107,7 +109,7 @@ def make_substitute(image: Path, out: Path, options: SocialOptions) -> dict[str,
         "heads_replaced": protect.heads_replaced,
         "mode": options.mode,
         "strength": options.strength,
-        "source_type": SOURCE_TYPE,
+        "source_type": source_type,
         "watermark": options.has_watermark,
         "credentials": "signed" if certificate is not None else None,
         "no_credentials_because": missing or None,
@@ -137,7 +139,12 @@ def _certificate(options: SocialOptions) -> tuple[credentials.Certificate | None
 
 
 def encode(
-    safe: SafeFrame, kind: str, size: Size, *, has_watermark: bool = False
+    safe: SafeFrame,
+    kind: str,
+    size: Size,
+    *,
+    has_watermark: bool = False,
+    source_type: str = SOURCE_TYPES["face"],
 ) -> tuple[bytes, tuple[int, int]]:
     """A file of a safe picture with its IPTC source type as the only note; its width and height."""
     if not isinstance(safe, SafeFrame):
@@ -151,10 +158,12 @@ def encode(
         import PIL.PngImagePlugin
 
         info = PIL.PngImagePlugin.PngInfo()
-        info.add_itxt("XML:com.adobe.xmp", _XMP.decode())
+        info.add_itxt("XML:com.adobe.xmp", _XMP % source_type)
         picture.save(memory, format="PNG", pnginfo=info)
     else:
-        picture.save(memory, format=kind.upper(), quality=_QUALITY, xmp=_XMP)
+        picture.save(
+            memory, format=kind.upper(), quality=_QUALITY, xmp=(_XMP % source_type).encode()
+        )
     return memory.getvalue(), (bgr.shape[1], bgr.shape[0])
 
 

@@ -223,7 +223,6 @@ function showSettings() {
   choices(byId('strengths'), 'strength', state.claims.strength_choices, state.status?.strength)
   choices(byId('modes'), 'mode', state.claims.modes, state.status?.mode)
   byId('prompt-set').hidden = !state.claims.has_prompt
-  byId('drop-prompt-field').hidden = !state.claims.has_prompt
 }
 
 async function applySettings() {

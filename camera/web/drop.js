@@ -31,6 +31,8 @@ export function showDrop(claims, strength) {
     return make('label', {class: 'choice'}, input, make('b', {}, t(`purpose.${purpose}`)), make('span', {}, t(`purpose.${purpose}.more`)))
   }))
   fill(byId('drop-strength'), claims.strength_choices, 'strength', byId('drop-strength').value || strength)
+  fill(byId('drop-mode'), claims.picture_modes, 'mode', byId('drop-mode').value || 'face')
+  byId('drop-mode').onchange = showSize
   fill(byId('drop-size'), SIZES, 'size', byId('drop-size').value || 'large')
   showSize()
   showResults()
@@ -41,14 +43,22 @@ function fill(select, values, name, chosen) {
 }
 
 function showSize() {
-  byId('size-field').hidden = document.querySelector('input[name=purpose]:checked')?.value === 'album'
+  const purpose = document.querySelector('input[name=purpose]:checked')?.value
+  byId('size-field').hidden = purpose === 'album'
+  byId('drop-mode-field').hidden = purpose === 'search' || state.claims.picture_modes.length < 2
+  byId('drop-prompt-field').hidden = !state.claims.has_prompt || mode() !== 'face'
+}
+
+function mode() {
+  return byId('drop-mode-field').hidden ? state.claims.picture_modes[0] : byId('drop-mode').value
 }
 
 function add(files) {
   for (const file of files) {
     const result = {file, name: file.name, state: 'waits', before: URL.createObjectURL(file), isBefore: false,
       purpose: document.querySelector('input[name=purpose]:checked').value,
-      strength: byId('drop-strength').value, size: byId('drop-size').value, prompt: byId('drop-prompt').value.trim()}
+      mode: mode(), strength: byId('drop-strength').value, size: byId('drop-size').value,
+      prompt: mode() === 'face' ? byId('drop-prompt').value.trim() : ''}
     state.results.unshift(result)
     state.queue.push(result)
   }
@@ -74,7 +84,7 @@ async function send(result) {
     Object.assign(result, {state: 'failed', problem: t('pictures.large', {most: number(state.claims.max_upload_bytes / 2 ** 20)})})
     return
   }
-  const query = new URLSearchParams({purpose: result.purpose, strength: result.strength, size: result.size, prompt: result.prompt, name: result.file.name})
+  const query = new URLSearchParams({purpose: result.purpose, mode: result.mode, strength: result.strength, size: result.size, prompt: result.prompt, name: result.file.name})
   try {
     const made = await state.ask(`/api/pictures?${query}`, {method: 'POST', body: result.file})
     Object.assign(result, {state: 'done', made, name: made.name})
@@ -133,11 +143,12 @@ function finished(result, index, frame, text) {
   const label = t(result.isBefore ? 'pictures.before' : 'pictures.after')
   frame.append(make('img', {src: source, alt: `${label}: ${result.name}`, loading: 'lazy'}))
   frame.append(make('span', {class: result.isBefore ? 'tag before' : 'tag'}, label))
-  const told = [t(made.heads === 1 ? 'pictures.head' : 'pictures.heads', {count: number(made.heads)})]
+  const isPainted = result.mode === 'frame'
+  const told = [isPainted ? t('pictures.painted', {count: number(made.heads)}) : t(made.heads === 1 ? 'pictures.head' : 'pictures.heads', {count: number(made.heads)})]
   told.push(`${number(made.width)} × ${number(made.height)}`)
   if (result.purpose === 'social') told.push(t(made.is_signed ? 'pictures.signed' : 'pictures.unsigned'))
   text.append(make('p', {class: 'hint'}, told.join(' · ')))
-  if (made.heads === 0) text.append(make('p', {class: 'hint'}, t('pictures.nobody')))
+  if (made.heads === 0 && !isPainted) text.append(make('p', {class: 'hint'}, t('pictures.nobody')))
   const toggle = make('button', {class: 'button', type: 'button', 'aria-pressed': String(result.isBefore), 'data-key': `b${state.results.length - index}`}, t('pictures.show'))
   toggle.addEventListener('click', () => { result.isBefore = !result.isBefore; showResults() })
   text.append(make('div', {class: 'row'}, make('a', {class: 'button', href: after, download: made.name}, t('pictures.save')), toggle))

@@ -30,6 +30,7 @@ class FakeProtector:
     """Stands for the models: gives what it was told, or raises it."""
 
     heads_replaced = 1
+    bundle = load_bundle()
 
     def __init__(self, reason: str = "", error: Exception | None = None) -> None:
         self.reason, self.error = reason, error
@@ -41,7 +42,7 @@ class FakeProtector:
 
 
 def make_worker(monkeypatch: pytest.MonkeyPatch, protector: FakeProtector) -> Worker:
-    monkeypatch.setattr(album_work, "StillProtector", lambda *_, **__: protector)
+    monkeypatch.setattr(album_work, "make_protector", lambda *_, **__: protector)
     return Worker(RECIPE)
 
 
@@ -269,7 +270,7 @@ def test_a_target_that_cannot_be_named_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(album_work, "StillProtector", lambda *_, **__: FakeProtector("x"))
+    monkeypatch.setattr(album_work, "make_protector", lambda *_, **__: FakeProtector("x"))
     Image.new("RGB", (64, 48)).save(make_task(tmp_path).origin)
     (tmp_path / "out" / "a.png").mkdir(parents=True)
     said: list[str] = []

@@ -12,6 +12,7 @@ import pytest
 
 from veilcam.camera import cli, credentials, social
 from veilcam.camera.errors import ConfigError
+from veilcam.camera.manifest import load_bundle
 from veilcam.camera.types import SafeFrame
 
 Image = pytest.importorskip("PIL.Image")
@@ -52,8 +53,8 @@ def test_a_substitute_is_signed_marked_and_holds_no_note(
     assert code == 0
     assert found["is_valid"]
     assert found["is_our_bundle"]
-    assert found["source_type"] == credentials.SOURCE_TYPE
-    assert found["credentials"]["source_type"] == credentials.SOURCE_TYPE
+    assert found["source_type"] == credentials.SOURCE_TYPES["face"]
+    assert found["credentials"]["source_type"] == credentials.SOURCE_TYPES["face"]
     assert found["credentials"]["generator"] == "Veilcam"
     assert [p.name for p in photo.parent.iterdir() if "veilcam" in p.name] == []
 
@@ -111,7 +112,7 @@ def test_without_the_library_it_goes_unsigned_and_says_so(
     code, report = call(capsys, "social", photo, "-o", out)
     assert (code, report["credentials"]) == (0, None)
     assert "c2pa-python" in report["no_credentials_because"]
-    assert credentials.SOURCE_TYPE.encode() in out.read_bytes()
+    assert credentials.SOURCE_TYPES["face"].encode() in out.read_bytes()
     code, report = call(capsys, "verify", out)
     assert code == 2
     assert "c2pa-python" in report["error"]
@@ -149,7 +150,7 @@ def test_only_safe_frames_are_encoded() -> None:
         (["social", "{0}/photo.jpg", "-o", "{0}/no/out.jpg"], "cannot write"),
         (["social", "{0}/none.jpg", "-o", "{0}/out.jpg"], "cannot be read: No such file"),
         (["social", "{0}/empty.jpg", "-o", "{0}/out.jpg"], "empty.jpg is empty"),
-        (["social", "{0}/photo.jpg", "-o", "{0}/out.jpg", "--mode", "frame"], "wanted face"),
+        (["social", "{0}/photo.jpg", "-o", "{0}/out.jpg", "--mode", "scene"], "wanted face"),
         (["social", "{0}/photo.jpg", "-o", "{0}/out.jpg", "--key", "{0}/k"], "both or none"),
         (["verify", "{0}/empty.jpg"], "empty.jpg is empty"),
     ],
@@ -171,7 +172,13 @@ def test_a_picture_in_doubt_is_not_written(
     photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blank = SafeFrame.blank((64, 64), index=0, time_s=0.0, reason="64 heads or more")
-    monkeypatch.setattr(social, "StillProtector", lambda *_, **__: lambda _: blank)
+    class Doubting:
+        bundle, heads_replaced = load_bundle(), 1
+
+        def __call__(self, _bgr: np.ndarray) -> SafeFrame:
+            return blank
+
+    monkeypatch.setattr(social, "make_protector", lambda *_, **__: Doubting())
     code, report = call(capsys, "social", photo, "-o", photo.with_name("out.jpg"))
     assert code == 2
     assert "cannot be vouched for: 64 heads" in report["error"]
