@@ -170,12 +170,53 @@ def watch(page: Any, check: Check, shots: Path) -> None:
         check("scene", [status["mode"], status["faults"]], status["mode"] == "scene")
         page.wait_for_timeout(6000)
         page.screenshot(path=shots / "scene-light.png")
-        page.click("label.choice:has(input[value=face])")
+        _back_to_face(page)
+    if page.locator("input[name=mode][value=frame]").count():
+        page.click("label.choice:has(input[value=frame])")
+        mode = "fetch('/api/status').then(r => r.json()).then(v => v.mode === 'frame')"
+        until(page, mode)
         page.wait_for_timeout(2000)
         page.wait_for_selector(".pill[data-state=live]", timeout=30_000)
+        page.wait_for_timeout(4000)
+        status = page.evaluate("fetch('/api/status').then(r => r.json())")
+        is_right = status["mode"] == "frame" and not status["faults"] and status["frames_out"] > 0
+        check("frame", [status["mode"], status["faults"], status["frames_out"]], is_right)
+        page.screenshot(path=shots / "frame-light.png")
+        _back_to_face(page)
     page.click("#pause")
     check("paused", page.is_hidden("#live-picture"), page.is_hidden("#live-picture"))
     page.click("#pause")
+
+
+def _back_to_face(page: Any) -> None:
+    page.click("label.choice:has(input[value=face])")
+    page.wait_for_timeout(2000)
+    page.wait_for_selector(".pill[data-state=live]", timeout=30_000)
+
+
+def drop_painted(page: Any, path: Path, check: Check, shots: Path) -> None:
+    """One picture in mode frame: nothing of it comes back; not offered for image search."""
+    page.select_option("#drop-mode", "frame")
+    hides = page.is_hidden("#drop-prompt-field")
+    page.set_input_files("#files", [str(path)])
+    until(page, "document.querySelectorAll('.result-frame img').length === 1", timeout_s=90)
+    told = page.inner_text(".result-text >> nth=0")
+    check("painted", told, "painted anew" in told and hides)
+    page.wait_for_timeout(800)
+    page.screenshot(path=shots / "painted-light.png")
+    source = page.get_attribute(".result-frame img", "src")
+    data = page.evaluate(f"fetch('{source}').then(r => r.arrayBuffer()).then(b => "
+                         "[...new Uint8Array(b)])")  # fmt: skip
+    after = cv2.imdecode(np.frombuffer(bytes(data), np.uint8), cv2.IMREAD_COLOR)
+    before = cv2.imread(str(path))
+    same = float((np.abs(before.astype(int) - after).max(2) <= 4).mean())
+    check("painted_same", round(same, 4), before.shape == after.shape and same < 0.05)
+    page.click("label.choice:has(input[value=search])")
+    check("no_search_by_frame", "hidden", page.is_hidden("#drop-mode-field"))
+    page.click("label.choice:has(input[value=album])")
+    page.select_option("#drop-mode", "face")
+    page.click("#forget")
+    until(page, "document.querySelectorAll('.result').length === 0")
 
 
 def drop(page: Any, paths: list[Path], check: Check, shots: Path) -> None:
@@ -220,6 +261,9 @@ def drop(page: Any, paths: list[Path], check: Check, shots: Path) -> None:
     check("social", told, "content credentials" in told)
     page.click("#forget")
     until(page, "document.querySelectorAll('.result').length === 0")
+    page.click("label.choice:has(input[value=album])")
+    if page.is_visible("#drop-mode"):
+        drop_painted(page, paths[0], check, shots)
 
 
 def read(page: Any, check: Check, shots: Path, *, has_report: bool) -> None:
