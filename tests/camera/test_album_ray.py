@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from veilcam.camera import cli
+from veilcam.camera import album_ray, cli
+from veilcam.camera.album_work import Recipe, Result, Task, Worker
 from veilcam.camera.clip import ClipSource
 from veilcam.camera.source import demo_clip
 
@@ -91,6 +93,31 @@ def test_a_killed_worker_loses_nothing_and_all_is_as_from_one_process(
             bgr[HEAD] = 0
         assert np.array_equal(pixels[0], raw)
         assert np.array_equal(pixels[1], raw)
+
+
+def test_what_a_cluster_does_not_give_back_is_done_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three files one comes back twice, one once, and one never: its twin is half there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), np.zeros((48, 64, 3), np.uint8))
+
+    def failing(tasks: list[Task], recipe: Recipe, **_: object) -> Iterator[Result]:
+        worker = Worker(recipe)
+        first = worker(tasks[0])
+        yield first
+        yield first
+        yield worker(tasks[1])
+        tasks[2].temporary.write_bytes(b"half")
+
+    monkeypatch.setattr(album_ray, "ray_results", failing)
+    command = ["album", str(tmp_path / "in"), str(tmp_path / "out"), "--ray", "local", "--json"]
+    assert cli.call(command) == 0
+    assert '"written": 3' in capsys.readouterr().out
+    found = {p.name for p in (tmp_path / "out").iterdir()}
+    assert found == {"a.png", "b.png", "c.png", "sheet.html"}
 
 
 def test_what_cannot_be_together_or_is_not_there_is_told(
