@@ -103,6 +103,7 @@ def _connected(address: str, jobs: int) -> Iterator[Any]:
     options: dict[str, Any] = {"address": address}
     if address == LOCAL:
         options |= {"num_cpus": jobs, "include_dashboard": False}
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: starved on a busy PC
     try:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
