@@ -67,7 +67,7 @@ def ray_results(
         context = data.DataContext.get_current()
         context.max_errored_blocks = -1  # told by their absence
         context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         num_actors = max(1, min(jobs, int(ray.cluster_resources().get("CPU", 1))))
         # bytes, for Arrow knows no file names but UTF-8 ones
         rows = [{"task": pickle.dumps(task)} for task in tasks]
@@ -111,8 +111,8 @@ def _connected(address: str, jobs: int) -> Iterator[Any]:
             f"no Ray cluster at {address!r} ({type(error).__name__}); start one with `ray start "
             f"--head`, or give {LOCAL}"
         ) from error
-    try:
-        with redirect_stdout(sys.stderr):  # Ray tells of retries on stdout, which is the report's
+    with redirect_stdout(sys.stderr):  # Ray tells of retries on stdout, which is the report's
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
