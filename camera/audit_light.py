@@ -86,6 +86,11 @@ class LightAudit:
             self._num_calm = 0
         return self.strength
 
+    @property
+    def is_suspicious(self) -> bool:
+        """True while some evidence of a leak stands: the next sample should come soon."""
+        return self._evidence > 0
+
     def to_json(self) -> dict[str, float | int | str]:
         """State without a similarity, a picture or a person."""
         return {

@@ -84,13 +84,14 @@ def find_model(name: str, folders: list[Path]) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def load_recognizers(folders: list[Path]) -> tuple[Recognizer, ...]:
+def load_recognizers(folders: list[Path], *, threads: int = 2) -> tuple[Recognizer, ...]:
     """Every recognizer whose model is in the folders, fastest first."""
     found = []
     if path := find_model("mobileface.onnx", folders):
-        found.append(Recognizer("mobileface", 256, crop_arcface, _runner(path, None)))
+        found.append(Recognizer("mobileface", 256, crop_arcface, _runner(path, None, threads)))
     if path := find_model("faceres.onnx", folders):
-        found.append(Recognizer("faceres", 1024, crop_box, _runner(path, "global_pooling/Mean")))
+        run = _runner(path, "global_pooling/Mean", threads)
+        found.append(Recognizer("faceres", 1024, crop_box, run))
     if not found:
         raise ConfigError(
             f"no recognizer in {', '.join(map(str, folders))}, wanted mobileface.onnx and"
@@ -145,8 +146,8 @@ def open_session(path: Path, *, threads: int = 2) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _runner(path: Path, output: str | None) -> Callable[[np.ndarray], np.ndarray]:
-    session = open_session(path)
+def _runner(path: Path, output: str | None, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    session = open_session(path, threads=threads)
     name = session.get_inputs()[0].name
     outputs = [output] if output else [session.get_outputs()[0].name]
 

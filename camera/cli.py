@@ -15,7 +15,7 @@ from types import FrameType
 import click
 
 from veilcam.camera.cli_imagine import CAST, PROMPT, choose_cast_of
-from veilcam.camera.cli_options import BUNDLE, JSON, STRENGTH, as_lines, emit, no_telemetry
+from veilcam.camera.cli_options import AUDIT, BUNDLE, JSON, STRENGTH, as_lines, emit, no_telemetry
 from veilcam.camera.errors import ConfigError, VeilcamError
 
 _log = logging.getLogger(__name__)
@@ -83,13 +83,15 @@ def cli() -> None:
 @CAST
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
 @click.option("--frames", type=click.IntRange(1), default=None, help="Stop after so many.")
+@AUDIT
 @click.option(
     "--require-barriers/--no-require-barriers", default=False, help="Refuse where one is not up."
 )
 @JSON
 def run(
     source: str, mode: str, sink: str, bundle: Path | None, strength: str, prompt: str | None,
-    cast_file: Path | None, delay: int, frames: int | None, require_barriers: bool, as_json: bool,
+    cast_file: Path | None, delay: int, frames: int | None, audit: bool, require_barriers: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Replace people in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`.
 
@@ -99,9 +101,13 @@ def run(
     from veilcam.camera.capture import BUILDERS
     from veilcam.camera.session import run_session
     from veilcam.camera.strength import choose
+    from veilcam.camera.watch_choice import choose_watch
 
     if mode not in BUILDERS:
         raise ConfigError(f"mode {mode!r} does not exist yet; wanted {', '.join(BUILDERS)}")
+    if audit and mode != "face":
+        raise ConfigError(f"--audit compares faces, which mode {mode} does not show; drop it")
+    choose_watch(audit)
     if not as_json:
         _log.info("mode %s: %s", mode, _SHOWN[mode])
     choose(strength)  # the settings of both processes take it from here

@@ -22,6 +22,11 @@ STRENGTH = click.option(
     help="How much of a person's own may pass; see `veilcam explain`.",
 )
 
+AUDIT = click.option(
+    "--audit/--no-audit", default=False,
+    help="Watch the output for originals; strength rises where one is recognized (mode face).",
+)  # fmt: skip
+
 
 def emit(value: dict[str, Any], as_json: bool, to_text: Callable[[dict[str, Any]], str]) -> None:
     """A result on stdout: one JSON object, or the text that `to_text` makes of it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from veilcam.camera.cli_options import BUNDLE, JSON, STRENGTH, as_lines, emit
+from veilcam.camera.cli_options import AUDIT, BUNDLE, JSON, STRENGTH, as_lines, emit
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 @STRENGTH
 @click.option("--prompt", default="", help="Who the stand-ins are, in words.")
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
+@AUDIT
 @click.option("--report", type=click.Path(path_type=Path), help="Audit's report.html to show.")
 @click.option("--allow-host", multiple=True, help="A further name of this server; repeatable.")
 @click.option("--tls", type=click.Choice(["self-signed"]), help="By a certificate of our own.")

@@ -202,6 +202,18 @@ class Encoder:
         self._random = np.random.default_rng(secrets.randbits(128))
         self._tracks: dict[int, _TrackCode] = {}
 
+    def set_strength(self, strength: Strength) -> None:
+        """Use another strength from the next frame on.
+
+        A higher one holds for everybody at once, with stand-ins drawn anew: one that happens to
+        look like its original is gone, too. A lower one holds for new tracks only. Who is drawn
+        anew has a skin class drawn anew, too: its epsilons add up over the strengths.
+        """
+        order = list(Strength)
+        if order.index(strength) > order.index(self.strength):
+            self._tracks = {}
+        self.strength = strength
+
     def encode(self, scene: Scene, skin_bgr: dict[int, tuple[float, float, float]]) -> Codes:
         """The code of one frame; `skin_bgr` holds the measured skin colour of each track."""
         present = {head.track_id for head in scene.heads}

@@ -16,6 +16,7 @@ from veilcam.camera.pending import Pending
 from veilcam.camera.report import RunReport, percentiles
 from veilcam.camera.running import Running
 from veilcam.camera.types import Codes, Frame, Head, Patches, SafeFrame, Scene
+from veilcam.camera.watch import Watch, watch_for
 
 __all__ = ["Loop", "RunReport", "SinkLike", "SourceLike", "build_loop", "percentiles"]
 
@@ -31,6 +32,7 @@ class Loop(Running):
         source, analyser, encoder, generator, sink: The five parts; composing is not exchangeable.
         delay_frames: Frames of look-ahead, 0-3: a head found now is hidden in these frames too.
         bundle_sha256: Hash of the bundle, for the report.
+        watch: The audit beside the loop.
 
     Attributes:
         timings: Milliseconds of each stage and frame; `total` is from the frame in memory to the
@@ -48,12 +50,13 @@ class Loop(Running):
         *,
         delay_frames: int = 0,
         bundle_sha256: str = "",
+        watch: Watch | None = None,
     ) -> None:
         if not 0 <= delay_frames <= MAX_DELAY_FRAMES:
             raise ValueError(f"delay_frames={delay_frames} must be in 0..{MAX_DELAY_FRAMES}")
         super().__init__(source, sink, stages=STAGES, report=RunReport(bundle_sha256=bundle_sha256))
         self._analyser, self._encoder, self._generator = analyser, encoder, generator
-        self._delay_frames = delay_frames
+        self._delay_frames, self._watch = delay_frames, watch
         self._waiting: deque[Pending] = deque()
         self._known_ids: set[int] = set()
 
@@ -69,6 +72,8 @@ class Loop(Running):
             self.finish()
             return False
         start_ns = time.perf_counter_ns()
+        if self._watch is not None:
+            self._watch.begin_frame()
         newest = self._begin(frame)
         self._waiting.append(newest)
         oldest = self._waiting[0] if len(self._waiting) > self._delay_frames else None
@@ -86,6 +91,9 @@ class Loop(Running):
         """Hand out the frames that wait for those behind them."""
         while self._waiting:
             self._write(self._finish(self._waiting.popleft()))
+        if self._watch is not None:
+            self._watch.drain()
+            self.report.audit = self._watch.to_json()
 
     def _begin(self, frame: Frame) -> Pending:
         size_hw = (frame.bgr.shape[0], frame.bgr.shape[1])
@@ -154,6 +162,8 @@ class Loop(Running):
         """Paint what is left and compose: a safe frame in every case."""
         self._paint(waiting)
         frame, scene, safe = waiting.frame, waiting.scene, None
+        if self._watch is not None and self._watch.is_blank and scene.heads:
+            waiting.reason = waiting.reason or "audit: originals are recognized"
         if not waiting.reason:
             try:
                 heads = tuple(
@@ -174,7 +184,14 @@ class Loop(Running):
             )
         if not safe.reason:
             self._count(scene.heads)
+            self._sample(frame, safe, scene.heads)
         return safe
+
+    def _sample(self, frame: Frame, safe: SafeFrame, heads: tuple[Head, ...]) -> None:
+        if self._watch is not None:
+            seen = tuple(h.hull_xy for h in heads if not (h.is_predicted or h.is_doubted))
+            self._watch.offer(frame.bgr, safe.bgr, seen)
+            self.report.audit = self._watch.to_json()
 
     def _count(self, heads: tuple[Head, ...]) -> None:
         self.report.heads_replaced += len(heads)
@@ -215,6 +232,7 @@ def build_loop(
     return Loop(
         source, analyser, encoder, Repainter(generator), sink,
         delay_frames=delay_frames, bundle_sha256=loaded.sha256,
+        watch=watch_for(encoder.set_strength),
     )  # fmt: skip
 
 

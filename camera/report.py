@@ -20,6 +20,7 @@ class RunReport:
     faults: Counter[str] = field(default_factory=Counter)
     bundle_sha256: str = ""
     latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, ready for `json.dumps`; `faults` counts all, `faults_by_stage` each."""
@@ -37,6 +38,7 @@ class RunReport:
             "bundle_sha256": self.bundle_sha256,
             "latency_ms": self.latency_ms,
             "barriers": {"processes": "one", "types": "Frame/SafeFrame"},
+            **({"audit": self.audit} if self.audit else {}),
         }
 
 

@@ -32,7 +32,7 @@ class ServeOptions:
         tls: `self-signed`, or empty: by the user's certificate, or not at all.
         tls_cert, tls_key: The user's certificate chain and key, PEM; the key may be in the chain's
             file.
-        bundle, mode, strength, prompt, delay_frames: As `veilcam run`.
+        bundle, mode, strength, audit, prompt, delay_frames: As `veilcam run`.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +42,7 @@ class ServeOptions:
     bundle: Path | None = None
     mode: str = "face"
     strength: str = DEFAULT.value
+    audit: bool = False
     prompt: str = ""
     delay_frames: int = 0
     require_barriers: bool = False
@@ -74,12 +75,14 @@ def serve(
     from veilcam.camera.sink_web import listen
     from veilcam.camera.strength import choose
     from veilcam.camera.tls import fingerprint, handed_pem
+    from veilcam.camera.watch_choice import choose_watch
 
     if not has_two_processes():
         raise ConfigError(f"the page needs two processes, which {sys.platform} cannot have here")
     value = _page_value(options)
     pem = _tls_pem(options, value["names"])
     choose(options.strength)
+    choose_watch(options.audit)
     with (
         listen(options.host, options.port) as listener,
         _pair() as (ours, theirs),

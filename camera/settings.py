@@ -6,6 +6,7 @@ from typing import Any
 from veilcam.camera.cast import cast_of_values, choose_cast, chosen_cast
 from veilcam.camera.control import ProtocolError
 from veilcam.camera.strength import CHOICES, choose, chosen
+from veilcam.camera.watch_choice import choose_watch, watch_chosen
 
 PROFILE_KEYS = ("precision", "threads", "execution_provider")
 
@@ -25,6 +26,7 @@ class Settings:
             capture is started anew; for a clip the sink may wait longer.
         source_limit_s: Longest time a live source may give nothing before it is opened anew.
         strength: How much of a person's own may pass; by default what this process has chosen.
+        audit: Whether an audit runs beside the loop; by default as chosen here.
         cast: Prompts of stand-ins, see `cast.Cast.to_values`; by default as chosen here.
     """
 
@@ -39,6 +41,7 @@ class Settings:
     clip_limit_s: float = 10.0
     source_limit_s: float = 10.0
     strength: str = field(default_factory=lambda: chosen().value)
+    audit: bool = field(default_factory=watch_chosen)
     cast: dict[str, str] = field(default_factory=lambda: chosen_cast().to_values())
 
     def to_values(self) -> dict[str, Any]:
@@ -53,6 +56,7 @@ def from_values(values: dict[str, Any]) -> Settings:
         ProtocolError: They are no settings.
     """
     kinds: dict[str, type] = dict.fromkeys(("source", "sink", "mode", "bundle", "strength"), str)
+    kinds["audit"] = bool
     kinds |= dict.fromkeys(("delay_frames", "max_frames"), int)
     kinds |= dict.fromkeys(("profile", "cast"), dict)
     kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s", "source_limit_s"), float)
@@ -65,4 +69,5 @@ def from_values(values: dict[str, Any]) -> Settings:
     except ValueError as error:
         raise ProtocolError("wrong cast") from error
     choose(values["strength"])
+    choose_watch(values["audit"])
     return Settings(**values)
