@@ -1,6 +1,6 @@
 """The audit beside the loop: now and then one head of the output is held against its original.
 
-Two small crops live in memory until a thread of lowest priority has compared them; one number comes
+Two small crops live in memory until a thread of low priority has compared them; one number comes
 out, and `audit_light` decides. No crop, vector or similarity is kept, logged or sent.
 """
 
@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 # 1 in 1000 pairs of 400 different people reaches it with mobileface (docs/audit.md)
 LIMIT = 0.46
 _CALM_S, _SUSPECT_S = 2.0, 0.25  # between samples; the second while evidence of a leak stands
-_CPU_SHARE = 0.05  # of one core, at most
+_CALM_SHARE, _SUSPECT_SHARE = 0.05, 0.25  # of one core, on average
+_NICE = 10
 _MARGIN = 0.2  # of a hull's box, on each side of it
 _MAX_CROP_PX, _MIN_FACE_PX = 256, 32
 _MIN_SCORE = 0.7
@@ -137,10 +138,10 @@ class Watch:
         return self._thread is not None and self._thread.is_alive()
 
     def _work(self, original: Picture, output: Picture) -> None:
-        start_s, wait_s = time.thread_time(), _CALM_S
+        start_s, wait_s, share = time.thread_time(), _CALM_S, _CALM_SHARE
         try:
             with suppress(OSError, AttributeError):  # on Linux every thread has its own priority
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
             assert self._judge is not None
             similarity = self._judge(original, output)
             if similarity is None:
@@ -150,12 +151,13 @@ class Watch:
             else:
                 self._is_broken = False
                 self._light.add(similarity)
-                wait_s = _SUSPECT_S if self._light.is_suspicious else _CALM_S
+                if self._light.is_suspicious:
+                    wait_s, share = _SUSPECT_S, _SUSPECT_SHARE
         except Exception:  # as above
             self._broke()
         finally:
             spent_s = time.thread_time() - start_s
-            self._due_s = self._now_s() + max(wait_s, spent_s / _CPU_SHARE)
+            self._due_s = self._now_s() + max(wait_s, spent_s / share)
 
     def _broke(self) -> None:
         self._num_faults += 1

@@ -190,8 +190,14 @@ function showPill() {
 
 function showCounters(status) {
   const tiles = [['frames_out'], ['heads_replaced'], ['people_seen'], ['frames_blank'], ['frames_dropped'], ['faults', status.faults > 0]]
+  if (status.audit) tiles.push(['audit_alarms', status.audit.alarms > 0 || status.audit.state !== 'watching'])
   byId('counters').replaceChildren(...tiles.map(([name, isBad]) => make('dl', {class: isBad ? 'tile bad' : 'tile'},
-    make('dt', {}, t(`counter.${name}`)), make('dd', {}, number(status[name] ?? 0)))))
+    make('dt', {}, t(`counter.${name}`)), make('dd', {}, name === 'audit_alarms' ? auditWords(status.audit) : number(status[name] ?? 0)))))
+}
+
+function auditWords({state: now, alarms, strength}) {
+  if (now !== 'watching') return t('audit.broken')
+  return alarms > 0 ? `${number(alarms)} (${t(`strength.${strength}`)})` : number(alarms)
 }
 
 function showBarriers(status) {
