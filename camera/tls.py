@@ -58,7 +58,8 @@ def self_signed(names: Iterable[str], folder: Path) -> bytes:
     kept = _kept(path)
     if kept is not None and _is_good(kept, wanted):
         return kept
-    pem = _made(wanted)
+    # names of other starts stay, or two ways to start would each undo the other's certificate
+    pem = _made(sorted({*wanted, *(_names_of(kept) if kept is not None else ())}))
     temporary = path.with_name(f".tls-{secrets.token_hex(4)}")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -125,17 +126,25 @@ def _kept(path: Path) -> bytes | None:
 
 def _is_good(pem: bytes, names: list[str]) -> bool:
     """True where a certificate is for these names and holds for a while."""
-    x509 = _library("x509")
     try:
         _check(pem)
+        end = _library("x509").load_pem_x509_certificate(pem).not_valid_after_utc
+    except (ssl.SSLError, ValueError):
+        return False
+    left: datetime.timedelta = end - datetime.datetime.now(datetime.UTC)
+    return _names_of(pem) >= set(names) and left > datetime.timedelta(days=_LEFT_DAYS)
+
+
+def _names_of(pem: bytes) -> set[str]:
+    """Names that a certificate is for; none where it is none."""
+    x509 = _library("x509")
+    try:
         found = x509.load_pem_x509_certificate(pem)
         entry = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ssl.SSLError, ValueError, x509.ExtensionNotFound):
-        return False
-    own = {str(value) for kind in (x509.DNSName, x509.IPAddress)
-           for value in entry.get_values_for_type(kind)}  # fmt: skip
-    left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    return own >= set(names) and left > datetime.timedelta(days=_LEFT_DAYS)
+    except (ValueError, x509.ExtensionNotFound):
+        return set()
+    kinds = (x509.DNSName, x509.IPAddress)
+    return {str(value) for kind in kinds for value in entry.get_values_for_type(kind)}
 
 
 def _made(names: list[str]) -> bytes:

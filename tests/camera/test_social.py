@@ -172,6 +172,7 @@ def test_a_picture_in_doubt_is_not_written(
     photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blank = SafeFrame.blank((64, 64), index=0, time_s=0.0, reason="64 heads or more")
+
     class Doubting:
         bundle, heads_replaced = load_bundle(), 1
 

@@ -100,7 +100,11 @@ def test_a_certificate_is_kept_for_its_names_and_from_others(tmp_path: Path) -> 
     assert tls.self_signed(["localhost"], tmp_path) == first
     second = tls.self_signed(["localhost", "cam.local"], tmp_path)
     assert tls.fingerprint(second) != tls.fingerprint(first)
+    assert tls.self_signed(["127.0.0.1", "localhost"], tmp_path) == second  # earlier names stay
+    (tmp_path / "tls.pem").write_bytes(b"broken")
+    assert tls.self_signed(["localhost"], tmp_path).startswith(b"-----BEGIN CERTIFICATE")
     path = tmp_path / "tls.pem"
+    path.chmod(0o600)
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["tls.pem"]
     path.chmod(0o644)
