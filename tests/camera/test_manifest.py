@@ -124,3 +124,9 @@ def test_packaged_bundle_must_match_its_pins(
     (assets / "pins.json").write_text("{}")
     with pytest.raises(GraphError, match="not pinned"):
         load_bundle()
+
+
+@pytest.mark.parametrize("mode", ["face", "scene", "frame"])
+def test_the_shipped_bundle_of_each_mode_loads(mode: str) -> None:
+    """Also after a change of the code's fields or claims: then it has to be exported again."""
+    assert load_bundle(mode=mode).sha256
