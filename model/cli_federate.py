@@ -39,6 +39,40 @@ def features(
 
 
 @federate.command(
+    epilog="\b\nExamples:\n"
+    "  veilcam federate encode photos/ --kit kit/ --features features.npz --models models/ "
+    "-o porch.npz\n"
+    "  veilcam federate encode a/ b/ --kit kit/ --features f.npz --models models/ -o ab.npz --json"
+)
+@click.argument("folders", nargs=-1, required=True, type=_PATH)
+@click.option("--kit", type=_PATH, required=True, help="With the encoder as public.npz.")
+@click.option("--features", type=_PATH, required=True, help="The feature net.")
+@click.option("--models", type=_PATH, required=True, help="Folder with the matte's ONNX file.")
+@click.option("-o", "--out", type=_PATH, required=True, help="Latents, .npz.")
+@JSON
+def encode(
+    folders: tuple[Path, ...], kit: Path, features: Path, models: Path, out: Path, as_json: bool
+) -> None:
+    """Encode the people in FOLDERS for a federation of task latents; pictures are not kept."""
+    setup = needs_extra("veilcam.model.federate_setup", "federate")
+    emit(setup.encode(folders, kit, out, features, models), as_json, as_lines)
+
+
+@federate.command(
+    epilog="\b\nExamples:\n  veilcam federate move fleet/ runs/face -o runs/fleet\n"
+    "  veilcam federate move fleet/ runs/face -o runs/fleet --json"
+)
+@click.argument("folder", type=_PATH)
+@click.argument("run", type=_PATH)
+@click.option("-o", "--out", type=_PATH, required=True, help="The moved run; export that.")
+@JSON
+def move(folder: Path, run: Path, out: Path, as_json: bool) -> None:
+    """Move the public RUN's latents by what the federation of FOLDER found."""
+    latents = needs_extra("veilcam.model.federate_latents", "federate")
+    emit(latents.finish(folder, run, out), as_json, as_lines)
+
+
+@federate.command(
     epilog="\b\nExamples:\n  veilcam federate plan fleet/\n"
     "  veilcam federate plan fleet/ --max-epsilon 6 --json"
 )

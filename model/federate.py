@@ -29,7 +29,8 @@ from veilcam.model.privacy import Mechanism, epsilon_of
 
 PROTOCOL = 1  # of messages and arithmetic; another number is refused
 UNIT = "camera"
-TASKS = ("head", "moments")
+TASKS = ("head", "moments", "latents")
+_ONE_ROUND = ("moments", "latents")
 _TAIL = 12.0  # standard deviations of a share that fit into the ring: chance 1e-32 a number
 
 
@@ -40,7 +41,8 @@ class Federation:
     Attributes:
         name: Of the federation; the stage in ledgers.
         task: `head`: a small discriminator of the fleet's people against public faces.
-            `moments`: mean and covariance of their features, in one round.
+            `moments`: mean and covariance of their features, in one round. `latents`: the same of
+            the face bundle's latents, see `federate_latents`.
         num_nodes: Registered cameras (public).
         rounds: Rounds that are accounted.
         epsilon, delta: Budget per camera against everybody who sees the released models.
@@ -80,8 +82,10 @@ class Federation:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError(f"task={self.task!r}; allowed: {', '.join(TASKS)}")
-        if self.task == "moments" and (self.rounds, self.sampling_prob) != (1, 1.0):
-            raise ConfigError("task moments is one round of everybody: rounds = 1, sampling_prob 1")
+        if self.task in _ONE_ROUND and (self.rounds, self.sampling_prob) != (1, 1.0):
+            raise ConfigError(
+                f"task {self.task} is one round of everybody: rounds = 1, sampling_prob 1"
+            )
         if not 2 <= self.min_nodes <= self.max_nodes:
             raise ConfigError(
                 f"min_nodes={self.min_nodes} must be from 2 to max_nodes={self.max_nodes}: a sum "

@@ -139,6 +139,22 @@ def write_rows(path: Path, rows: Float[np.ndarray, "n d"], people: np.ndarray) -
     _write(path, 0o600, x=rows, person=people)
 
 
+def load_public_mean(path: Path) -> tuple[Float[np.ndarray, " d"], float]:
+    """Mean and radius of an encoder's public latents: see `private_latents.Encoder`.
+
+    Raises:
+        InputError: The file holds none.
+    """
+    try:
+        with np.load(path) as file:
+            center, radius = file["mean"].astype(np.float64), float(file["radius"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: wanted an encoder with mean and radius: {error}") from error
+    if center.ndim != 1 or not np.isfinite(center).all() or not 0 < radius < float("inf"):
+        raise InputError(f"{path}: mean and radius of the encoder make no sense")
+    return center, radius
+
+
 def load_features(path: Path, size: int) -> tuple[Float[np.ndarray, "n d"], np.ndarray]:
     """Features and people that `write_people` wrote.
 

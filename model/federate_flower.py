@@ -42,7 +42,7 @@ from veilcam.camera.errors import ConfigError, VeilcamError
 from veilcam.model.federate import read_federation
 from veilcam.model.federate_keys import Roster
 from veilcam.model.federate_rounds import Conductor
-from veilcam.model.federate_task import load_public, task_of
+from veilcam.model.federate_task import read_task
 from veilcam.model.federate_wire import Exchange, Payload, one_line
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ no_client = ClientApp()  # nodes answer by their installed code, never by an app
 def conduct(grid: Grid, folder: Path, timeout_s: float) -> None:
     """All rounds that are still to be paid, once enough nodes are online."""
     federation = read_federation(folder / "federation.toml")
-    task = task_of(federation, load_public(folder / "public.npz", federation))
+    task = read_task(folder / "public.npz", federation)
     known = json.loads((folder / "link" / "nodes.json").read_text())
     node_ids = {name: int(entry["id"]) for name, entry in known.items()}
     roster = Roster.read(folder / "roster.json")

@@ -20,7 +20,7 @@ from veilcam.model.federate_keys import Identity, Roster, make_identity, read_ke
 from veilcam.model.federate_node import Node
 from veilcam.model.federate_rounds import Conductor
 from veilcam.model.federate_simulate import allow_files
-from veilcam.model.federate_task import load_public, task_of
+from veilcam.model.federate_task import read_task
 from veilcam.model.federate_wire import Round
 from veilcam.model.private_data import PrivateSet
 from veilcam.model.private_latents import is_held_out
@@ -69,10 +69,10 @@ def run_ray(
             ids = {
                 _name(int(from_record(m.content)["index"])): m.metadata.src_node_id for m in told
             }
-            public = load_public(folder / "public.npz", federation)
+            task = read_task(folder / "public.npz", federation)
             roster = Roster.read(folder / "roster.json")
             with Conductor(
-                federation, task_of(federation, public), roster, folder / "state",
+                federation, task, roster, folder / "state",
                 grid_exchange(grid, ids), timeout_s=_TIMEOUT_S,
             ) as conductor:  # fmt: skip
                 reports = list(conductor.run())
@@ -108,7 +108,7 @@ class Cameras:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._federation = read_federation(folder / "federation.toml")
-        self._task = task_of(self._federation, load_public(folder / "public.npz", self._federation))
+        self._task = read_task(folder / "public.npz", self._federation)
         self._roster = Roster.read(folder / "roster.json")
         rows, people = load_features(folder / "people.npz", self._federation.feature_size)
         kept = np.array([not is_held_out(str(person)) for person in people])

@@ -16,16 +16,16 @@ from veilcam.model.federate import Federation, read_federation
 from veilcam.model.federate_data import (
     Basis,
     describe_folder,
-    describer,
     load_people,
     write_people,
     write_public,
 )
+from veilcam.model.federate_data import describer as face_describer
 from veilcam.model.federate_keys import Identity, Roster, read_key
 from veilcam.model.federate_link import SuperLink, end_leftover, serve_node
 from veilcam.model.federate_node import Node
 from veilcam.model.federate_rounds import LOG, STATE
-from veilcam.model.federate_task import load_public, task_of
+from veilcam.model.federate_task import Task, read_task
 from veilcam.model.federate_wire import Round, one_line
 from veilcam.model.ledger import NAME, promise
 
@@ -40,7 +40,7 @@ def make_features(
     """Writes features of faces; with `is_public` the basis too."""
     if is_public == (basis is not None):
         raise ConfigError("give either --public (fits the basis) or --basis FILE (private people)")
-    describe, vectors, people = describer(models), [], list[str]()
+    describe, vectors, people = face_describer(models), [], list[str]()
     for folder in folders:
         rows, names = describe_folder(folder, describe, _tick)
         vectors.append(rows)
@@ -53,28 +53,43 @@ def make_features(
     return told
 
 
+def encode(
+    folders: tuple[Path, ...], kit: Path, out: Path, features: Path, models: Path
+) -> dict[str, Any]:
+    """Writes latents of the people in `folders` by the kit's encoder; pictures are not kept."""
+    from veilcam.model.feature_net import load_features
+    from veilcam.model.federate_latents import encode_people
+    from veilcam.model.private_latents import Encoder, cutter, describer
+
+    federation, _, _ = read_kit(kit)
+    if federation.task != "latents":
+        raise ConfigError(f"{kit}: task {federation.task!r} learns from `federate features`")
+    encoder = Encoder.load(kit / "public.npz")
+    return encode_people(folders, out, encoder, describer(load_features(features)), cutter(models))
+
+
 def _tick(count: int) -> None:
     if count % _TICK == 0:
         _log.info("%d pictures", count)
 
 
-def read_kit(folder: Path) -> tuple[Federation, Roster, np.ndarray]:
-    """Settings, roster and public features of a federation, checked against each other.
+def read_kit(folder: Path) -> tuple[Federation, Roster, Task]:
+    """Settings, roster and task of a federation, checked against each other.
 
     Raises:
-        InputError: The public features are others than agreed.
+        InputError: The public file is another than agreed.
     """
     federation = read_federation(folder / "federation.toml")
     roster = Roster.read(folder / "roster.json")
     path = folder / "public.npz"
-    public = load_public(path, federation)
+    task = read_task(path, federation)
     got = hashlib.sha256(path.read_bytes()).hexdigest()
     if federation.public_sha256 != got:
         raise InputError(
             f"{path}: sha256 {got} and federation.toml agrees on public_sha256 = "
             f'"{federation.public_sha256}"; take the federation\'s own file'
         )
-    return federation, roster, public
+    return federation, roster, task
 
 
 def show_plan(folder: Path, max_epsilon: float | None) -> dict[str, Any]:
@@ -159,7 +174,7 @@ def join(
     state: Path, max_epsilon: float | None, has_duty: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Answers the server until this camera's rounds are spent or it is interrupted."""
-    federation, roster, public = read_kit(folder)
+    federation, roster, task = read_kit(folder)
     if name not in roster.lines:
         raise ConfigError(f"{folder}: roster.json has no node {name!r}; it has {roster.names[:20]}")
     private = read_key(key)
@@ -171,7 +186,6 @@ def join(
     if has_duty:
         step_back()
     state.mkdir(parents=True, exist_ok=True)
-    task = task_of(federation, public)
     with Node(
         federation, task, Identity(name, private), roster, people=sealed, folder=state,
         max_epsilon=max_epsilon, duty=lambda: why_not(read_machine(), rules) if has_duty else None,

@@ -3,6 +3,7 @@
 `head`: a discriminator D of the fleet's people against public faces, on frozen features. exp(D(x))
 is the ratio of the two densities, so it weighs public faces, latents or a generator's draws toward
 what the fleet sees. `moments`: mean and covariance of the people's features (`statistics`).
+`latents`: the same of the face bundle's latents (`federate_latents`).
 
 Everything here sees one camera; what leaves it is clipped and noised in `federate_share`.
 """
@@ -66,6 +67,19 @@ def load_public(path: Path, federation: Federation) -> Float[np.ndarray, "n d"]:
 def task_of(federation: Federation, public: Float[np.ndarray, "n d"]) -> Task:
     """The task that the federation names."""
     return Head(federation, public) if federation.task == "head" else MomentsTask(federation)
+
+
+def read_task(path: Path, federation: Federation) -> Task:
+    """The task with its public file: features of public faces, or for `latents` the encoder.
+
+    Raises:
+        InputError: The file is not what the task needs.
+    """
+    if federation.task == "latents":
+        from veilcam.model.federate_latents import load_task
+
+        return load_task(path, federation)
+    return task_of(federation, load_public(path, federation))
 
 
 class Head:
