@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from veilcam.camera.cli_options import JSON, as_lines, emit, needs_extra
+from veilcam.model.cli_rollout import device, rollout
 
 _PATH = click.Path(path_type=Path)
 
@@ -181,3 +182,7 @@ def simulate(
         delta=delta, engine=engine, repeats=seeds,
     )  # fmt: skip
     emit(value, as_json, setup.as_table)
+
+
+federate.add_command(rollout)
+federate.add_command(device)
