@@ -158,15 +158,30 @@ def load_table(run_dir: Path, name: str) -> np.ndarray:
 
 
 def save_average(
-    generator: HeadGenerator, run_dir: Path, target: Path, meta: dict[str, Any]
+    generator: HeadGenerator,
+    run_dir: Path,
+    target: Path,
+    meta: dict[str, Any],
+    *,
+    latents: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
-    """A copy of a run's state with other averaged weights, to export from or to go on with."""
+    """A copy of a run's state with other averaged weights, to export from or to go on with.
+
+    Args:
+        generator: Whose weights they are.
+        run_dir: The run.
+        target: Folder of the copy.
+        meta: Facts of the copy.
+        latents: Another mean and Cholesky factor of the latents.
+    """
     target.mkdir(parents=True, exist_ok=True)
     with _open(run_dir) as file:
         arrays = {name: file[name] for name in file.files}
     average = nnx.to_pure_dict(nnx.state(generator, nnx.Param))
     arrays |= dict(_named({"average": average}))
     arrays["meta"] = np.array(json.dumps(meta))
+    if latents is not None:
+        arrays |= dict(zip(("latent_mean", "latent_chol"), latents, strict=True))
     _write(target / STATE, arrays)
     (target / META).write_text(json.dumps(meta, indent=1) + "\n")
 

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from veilcam.camera.code import HEAD_FIELDS
 from veilcam.camera.errors import InputError
 from veilcam.model.checkpoint import META, STATE
 from veilcam.model.data import SIMULATED, Pack
@@ -50,6 +51,9 @@ _PUBLIC_HELD_OUT, _PRIVATE_HELD_OUT = 0.2, 0.25
 _MEAN_SHARE = 0.8  # for some thousand people the covariance is mostly below its noise
 _ROOM = 1.5  # clipping radius / median norm of public latents as encoded
 _FLOOR = 1e-3  # least variance that stays, in public variances
+# Weight of "no shift" against what the encoder saw of it. On public pictures 0.1 undoes as much of
+# the shrinkage as groups that are apart in looks bear, and more for groups apart in latents.
+_SHRINKAGE_RIDGE = 0.1
 Describe = Callable[[UInt8[np.ndarray, "n 128 128 3"]], np.ndarray]
 Matte = Callable[[np.ndarray], np.ndarray]
 
@@ -62,6 +66,7 @@ class Encoder:
         feature_mean, feature_scale: Of the public pictures it was fitted to.
         weight: Ridge regression of whitened latents.
         mean, covariance: Of public latents *as encoded*, over pictures it was not fitted to.
+        gain: Shift of encoded latents -> shift of latents: what the regression shrank, undone.
         radius: Bound of an encoded latent's distance from `mean`.
         r2: Share of the latents' variance it explains, over pictures it was not fitted to.
         r2_grey: The same, for those pictures without their colour.
@@ -73,6 +78,7 @@ class Encoder:
     weight: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
+    gain: np.ndarray
     radius: float
     r2: float
     r2_grey: float
@@ -103,16 +109,18 @@ def is_held_out(name: str, share: float = _PRIVATE_HELD_OUT) -> bool:
     return hashlib.sha256(f"held out/{name}".encode()).digest()[0] < 256 * share
 
 
-def describer(weights: Weights) -> Describe:
-    """Pictures (uint8 BGR over grey) -> pooled maps of the feature net and the picture, small."""
+def described(weights: Weights, rgb: Float[jax.Array, "n h w 3"]) -> Float[jax.Array, "n d"]:
+    """Pictures in [-1, 1], and their feature maps, each pooled to a few cells."""
+    parts = [jax.image.resize(rgb, (len(rgb), _SMALL_PX, _SMALL_PX, 3), "linear")]
+    for tap, grid in zip(features(weights, rgb), _GRIDS, strict=True):
+        n, h, w, c = tap.shape
+        parts.append(tap.reshape(n, grid, h // grid, grid, w // grid, c).mean((2, 4)))
+    return jnp.concatenate([part.reshape(len(rgb), -1) for part in parts], axis=1)
 
-    @jax.jit
-    def pooled(rgb: jax.Array) -> jax.Array:
-        parts = [jax.image.resize(rgb, (len(rgb), _SMALL_PX, _SMALL_PX, 3), "linear")]
-        for tap, grid in zip(features(weights, rgb), _GRIDS, strict=True):
-            n, h, w, c = tap.shape
-            parts.append(tap.reshape(n, grid, h // grid, grid, w // grid, c).mean((2, 4)))
-        return jnp.concatenate([part.reshape(len(rgb), -1) for part in parts], axis=1)
+
+def describer(weights: Weights) -> Describe:
+    """`described` for pictures that are uint8 BGR over grey, in chunks."""
+    pooled = jax.jit(lambda rgb: described(weights, rgb))
 
     def describe(bgr: np.ndarray) -> np.ndarray:
         out = []
@@ -174,6 +182,7 @@ def fit(x: np.ndarray, white: np.ndarray, held: np.ndarray, grey: np.ndarray) ->
         weight=best[2],
         mean=encoded.mean(0),
         covariance=np.cov(encoded.T),
+        gain=_gain(encoded, white[held]),
         radius=_ROOM * float(np.median(norm)),
         r2=best[0],
         r2_grey=r2((grey - center) / scale @ best[2]),
@@ -181,12 +190,29 @@ def fit(x: np.ndarray, white: np.ndarray, held: np.ndarray, grey: np.ndarray) ->
     )
 
 
-def aligned(bgr: UInt8[np.ndarray, "h w 3"], aligner: Aligner, matte: Matte) -> np.ndarray | None:
-    """The head in the generator's framing over grey, as the public ones; None without a face."""
+def _gain(encoded: np.ndarray, white: np.ndarray) -> np.ndarray:
+    """Least squares for the shift behind a shift of encoded latents, with a ridge."""
+    size = encoded.shape[1]
+    joint = np.cov(encoded.T, white.T)
+    shrinks = joint[:size, size:] @ np.linalg.inv(joint[size:, size:] + 1e-2 * np.eye(size))
+    gram = shrinks @ shrinks.T + _SHRINKAGE_RIDGE * np.eye(size)
+    return np.asarray(shrinks.T @ np.linalg.inv(gram), np.float64)
+
+
+def aligned(
+    bgr: UInt8[np.ndarray, "h w 3"], aligner: Aligner, matte: Matte
+) -> tuple[UInt8[np.ndarray, "128 128 3"], Float[np.ndarray, " f"]] | None:
+    """The head in the generator's framing over grey, as the public ones, and its code values.
+
+    None without a face.
+    """
     picture = Picture(name="", domain=1, person="", bgra=np.dstack([bgr, matte(bgr)]))
     mesh = aligner.mesh(picture)
     made = None if mesh is None else align(picture, mesh)
-    return None if made is None else over_grey(made[0])
+    if made is None:
+        return None
+    values = np.array([made[2][field.name] for field in HEAD_FIELDS], np.float32)
+    return over_grey(made[0]), values
 
 
 def chosen_rows(folder: Path, *, held_out: bool, with_grey: bool) -> list[dict[str, str]]:
@@ -260,12 +286,13 @@ def moved(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The run's distribution after the people's: differences of encoded moments are added.
 
-    The encoder shrinks; its public moments are shrunk alike, so only what differs moves.
+    The encoder shrinks. Public moments are shrunk alike, so only what differs moves; of the mean's
+    shift the shrinkage is undone by public knowledge. The covariance's is left as encoded.
     """
     change = blend_covariance(moments, encoder.covariance) - encoder.covariance
     values, vectors = np.linalg.eigh(nearest_psd(np.eye(len(mean)) + change))
     white = (vectors * np.maximum(values, _FLOOR)) @ vectors.T
-    new_mean = mean + chol @ (moments.mean - encoder.mean)
+    new_mean = mean + chol @ (encoder.gain @ (moments.mean - encoder.mean))
     new_chol = chol.astype(np.float64) @ np.linalg.cholesky(white)
     return new_mean.astype(np.float32), new_chol.astype(np.float32)
 
@@ -330,6 +357,17 @@ def encoder_for(run_dir: Path, pack: Path, describe: Describe, path: Path | None
 
 def cutter(models: Path) -> Callable[[np.ndarray], np.ndarray | None]:
     """Cuts heads as `prepare` does; `models` holds the matte's ONNX file."""
+    with_values = cutter_with_values(models)
+
+    def cut(bgr: np.ndarray) -> np.ndarray | None:
+        made = with_values(bgr)
+        return None if made is None else made[0]
+
+    return cut
+
+
+def cutter_with_values(models: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...] | None]:
+    """As `cutter`, with the code values beside the head."""
     aligner, matte = Aligner(), _Matte(models / "selfie_segmentation_256_f32.onnx")
     return lambda bgr: aligned(bgr, aligner, matte)
 

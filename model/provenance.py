@@ -27,6 +27,14 @@ _SOURCES = {
 }
 
 
+PRIVATE = {
+    "name": "private",
+    "origin": "portraits of members of the US Congress and of federal staff, as private people",
+    "licence": "US government works and CC0-1.0; the pictures are not shipped",
+    "is_private": True,
+}
+
+
 def provenance(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry for each set that a pack's manifest names: pictures, origin, licence, privacy."""
     return [

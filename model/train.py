@@ -250,10 +250,11 @@ def _move(state: State, name: str, adam: Any, gradient: Any, rate: jax.Array) ->
 
 def train(
     config_path: Path, *, resume: bool = False, run_dir: Path, max_minutes: float | None = None
-) -> Path:
+) -> Path | dict[str, Any]:
     """Trains until the last step or the time is up; checkpoints, sheet and plot go to run_dir.
 
-    A config with `generator = "actor"` trains that of `scene` mode: see `model.actor_train`.
+    A config with `generator = "actor"` trains that of `scene` mode: see `model.actor_train`. One
+    with a `route` moves a trained run toward private people: see `model.private_adapt`.
     """
     if read_table(config_path).get("generator") == "actor":
         from veilcam.model.actor_train import train as train_actor
@@ -265,6 +266,10 @@ def train(
 
         train_painter(config_path, resume=resume, run_dir=run_dir, max_minutes=max_minutes)
         return run_dir
+    if "route" in read_table(config_path):
+        from veilcam.model.private_adapt import train as train_private
+
+        return train_private(config_path, resume=resume, run_dir=run_dir, max_minutes=max_minutes)
     config = load_config(config_path)
     pack = Pack.load(Path(config.pack))
     run_dir.mkdir(parents=True, exist_ok=True)
