@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from veilcam.camera import memory
 from veilcam.camera.errors import VeilcamError
 from veilcam.camera.link import open_pair
+from veilcam.camera.patience import patience
 
 
 class WorkerError(VeilcamError):
@@ -31,6 +32,13 @@ class Limits:
     silence_s: float = 0.8
     long_silence_s: float = 20.0
     ending_s: float = 10.0
+
+    @classmethod
+    def of_this_machine(cls) -> "Limits":
+        """The usual ones times `patience`."""
+        factor = patience()
+        usual = cls()
+        return cls(**{f.name: getattr(usual, f.name) * factor for f in fields(cls)})
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from veilcam.camera.cast import cast_of_values, choose_cast, chosen_cast
 from veilcam.camera.control import ProtocolError
+from veilcam.camera.patience import patience
 from veilcam.camera.strength import CHOICES, choose, chosen
 from veilcam.camera.watch_choice import choose_watch, watch_chosen
 
@@ -24,7 +25,8 @@ class Settings:
         profile: The device profile's keys in `PROFILE_KEYS`.
         live_limit_s, clip_limit_s: Longest time without a frame before a blank is shown and
             capture is started anew; for a clip the sink may wait longer.
-        source_limit_s: Longest time a live source may give nothing before it is opened anew.
+        source_limit_s: Longest time a live source may give nothing before it is opened anew. By
+            default 1, 10 and 10 s times `patience`.
         strength: How much of a person's own may pass; by default what this process has chosen.
         audit: Whether an audit runs beside the loop; by default as chosen here.
         cast: Prompts of stand-ins, see `cast.Cast.to_values`; by default as chosen here.
@@ -37,9 +39,9 @@ class Settings:
     delay_frames: int = 0
     max_frames: int = 0
     profile: dict[str, Any] = field(default_factory=dict)
-    live_limit_s: float = 1.0
-    clip_limit_s: float = 10.0
-    source_limit_s: float = 10.0
+    live_limit_s: float = field(default_factory=patience)
+    clip_limit_s: float = field(default_factory=lambda: 10.0 * patience())
+    source_limit_s: float = field(default_factory=lambda: 10.0 * patience())
     strength: str = field(default_factory=lambda: chosen().value)
     audit: bool = field(default_factory=watch_chosen)
     cast: dict[str, str] = field(default_factory=lambda: chosen_cast().to_values())

@@ -57,7 +57,7 @@ class Supervisor:
         limits: Limits | None = None,
     ) -> None:
         self._settings, self._is_strict = settings, require_barriers
-        self._limits = limits or Limits()
+        self._limits = limits or Limits.of_this_machine()
         commands = {
             "capture": capture_command or python_command("veilcam.camera.capture"),
             "publish": publish_command or python_command("veilcam.camera.publish"),
