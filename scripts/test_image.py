@@ -43,21 +43,20 @@ fcntl.ioctl(open('/dev/video0','rb+',0),0xc008561c,struct.pack('Ii',0xf0f002,1))
 After=systemd-modules-load.service
 Before=veilcam.service
 """
+# The line is opened each time: the login that comes to it hangs up on whoever holds it.
 LOOK = """[Unit]
 After=veilcam-setup.service
 [Service]
-StandardOutput=tty
-TTYPath=/dev/ttyS0
-ExecStart=/bin/sh -c 'while sleep 20; do \
+ExecStart=/bin/sh -c 'while sleep 20; do { \
 echo "<ports>" $$(ss -lntuH | tr -s " " | cut -d" " -f1,5 | tr " \\n" "=,") "</ports>"; \
 echo "<net>" $$(tail -n +3 /proc/$$(systemctl show -P MainPID veilcam)/net/dev | \
 cut -d: -f1) "</net>"; \
 echo "<version>" $$(grep IMAGE_VERSION /etc/os-release) "</version>"; \
 echo "<failed>" $$(systemctl --failed --plain --no-legend | cut -d" " -f1) "</failed>"; \
 echo "<status>" $$(systemctl show -P StatusText veilcam) "</status>"; \
-echo "<blame>" $$(systemd-analyze blame | head -8 | tr "\n" ",") "</blame>"; \
-echo "<journal>" $$(journalctl -u "veilcam*" -n 6 -o cat | tr "\n" "|") "</journal>"; \
-echo "<space>" $$(systemd-analyze time | head -1) "</space>"; done'
+echo "<blame>" $$(systemd-analyze blame | head -8 | tr "\\n" ",") "</blame>"; \
+echo "<journal>" $$(journalctl -u "veilcam*" -n 6 -o cat | tr "\\n" "|") "</journal>"; \
+echo "<space>" $$(systemd-analyze time | head -1) "</space>"; } >/dev/ttyS0; done'
 """
 
 
