@@ -1,20 +1,22 @@
-"""The private stage of the head generator: biases and the latents' mean move toward private people.
+"""The private stage of the head generator: who is drawn moves toward private people.
+
+What is trained is the *prior* w of the latents: a shift of the mean and a scale, each in the
+latents' own standard deviations; the network's weights stay. Biases of the network, trained in the
+same way, came nearer in the features that they were trained by and painted broken faces.
 
 All routes first move the latents' distribution by one noisy release (`model.private_latents`).
-With u(x) the whitened components of a picture (`model.private_space`), G_w the generator whose
-*adapters* w (its biases, and a shift of the latents' mean) alone are trained, and m(w) the mean of
-u(G_w(z)) over public codes and drawn latents:
+With u(x) the whitened components of a picture (`model.private_space`), G the generator and m(w)
+the mean of u(G(code, z)) over public codes and latents z drawn from the prior w:
 
     statistics     min over w of |m(w) - t|^2,   t = (sum over people of clip_C(u) + noise) / n
     discriminator  a critic D learns by noisy gradients (`model.dp_sgd`) to tell u of people from u
                    of painted heads; w follows its score, which is public once D was released
-    adapters       w by noisy gradients of |u(G_w(code and latent of x)) - u(x)|^2
+    adapters       w by noisy gradients of |u(G(code of x, w(latent of x))) - u(x)|^2
     public         as statistics, with t and the latents of the public portraits: the twin
 
 People reach w through `privacy.Release` alone; what follows a release is post-processing.
 
-Sources: Harder et al. 2023 (DP-MEPF); Bu et al. 2022, Differentially private bias-term
-fine-tuning; Bie et al. 2023, Private GANs, revisited.
+Sources: Harder et al. 2023 (DP-MEPF); Bie et al. 2023, Private GANs, revisited.
 """
 
 import dataclasses
@@ -38,6 +40,7 @@ from veilcam.model.data import SIMULATED, Pack
 from veilcam.model.dp_sgd import PrivateGradient
 from veilcam.model.feature_net import Weights, load_features
 from veilcam.model.ledger import NAME, Ledger
+from veilcam.model.loss import through
 from veilcam.model.plan import Plan
 from veilcam.model.prepare import over_grey
 from veilcam.model.private_config import (
@@ -57,13 +60,20 @@ _TRUNCATION = 0.75  # as stand-ins are drawn
 _GREY = 127.0 / 255
 _ADAM = optax.scale_by_adam(b1=0.5, b2=0.99)
 _CRITIC_WIDTH, _CRITIC_RATE = 16, 2e-2
-_PROGRESS, _RELEASED = "adapters.npz", "released.npz"
+_PROGRESS, _RELEASED = "prior.npz", "released.npz"
 Params = Any
 
 
-def is_adapter(path: Any, value: Any) -> bool:
-    """Biases of the generator: the filter of what is trained."""
-    return path[-1] == "bias" and isinstance(value, nnx.Param)
+class Prior(nnx.Module):
+    """White noise -> whitened latents."""
+
+    def __init__(self, size: int) -> None:
+        self.mean = nnx.Param(jnp.zeros(size))
+        self.log_scale = nnx.Param(jnp.zeros(size))
+
+    def __call__(self, noise: jax.Array) -> jax.Array:
+        """(..., z) -> (..., z)."""
+        return self.mean[...] + jnp.exp(self.log_scale[...]) * noise
 
 
 class Critic(nnx.Module):
@@ -83,7 +93,7 @@ class Public:
     """All that is known without private people.
 
     Attributes:
-        generator: Of the public run.
+        generator: Of the public run, with a method `paint_linear`.
         meta: Facts of that run.
         mean, chol: Of its latents.
         values: Code values of public portraits.
@@ -93,7 +103,7 @@ class Public:
         encoder: Picture -> latent.
     """
 
-    generator: nnx.Module
+    generator: Any
     meta: dict[str, Any]
     mean: np.ndarray
     chol: np.ndarray
@@ -152,7 +162,7 @@ def encode_people(config: PrivateConfig, public: Public) -> PrivateSet:
 
 
 class Adapting:
-    """Trains the adapters; `state` is all that changes, a tree of arrays.
+    """Trains the prior; `state` is all that changes, a tree of arrays.
 
     Args:
         config: Settings.
@@ -164,19 +174,19 @@ class Adapting:
         self, config: PrivateConfig, public: Public, mean: np.ndarray, chol: np.ndarray
     ) -> None:
         self._config, self._public = config, public
-        self._graph, biases, self._rest = nnx.split(public.generator, is_adapter, ...)
         self._mean, self._chol = jnp.asarray(mean), jnp.asarray(chol)
-        params = {"biases": nnx.to_pure_dict(biases), "prior": jnp.zeros(len(mean))}
-        self._template = biases
-        critic = Critic(public.space.components.shape[1], rngs=nnx.Rngs(config.seed))
-        self._critic_graph, critic_state = nnx.split(critic)
-        critic_params = nnx.to_pure_dict(critic_state)
-        self._critic_template = critic_state
+        prior, critic = (
+            Prior(len(mean)),
+            Critic(public.space.components.shape[1], rngs=nnx.Rngs(config.seed)),
+        )
+        self._graphs, self._templates, params = {}, {}, {}
+        for name, module in (("prior", prior), ("critic", critic)):
+            self._graphs[name], self._templates[name] = nnx.split(module)
+            params[name] = nnx.to_pure_dict(self._templates[name])
         self.state: dict[str, Any] = {
-            "params": params,
-            "opt": _ADAM.init(params),
-            "critic": critic_params,
-            "opt_critic": _ADAM.init(critic_params),
+            **params,
+            "opt_prior": _ADAM.init(params["prior"]),
+            "opt_critic": _ADAM.init(params["critic"]),
             "step": jnp.zeros((), jnp.int32),
             "private_steps": jnp.zeros((), jnp.int32),
         }
@@ -184,23 +194,20 @@ class Adapting:
         self._fool = jax.jit(self._step_fooling)
         self._judge = jax.jit(self._step_critic)
 
-    def generator(self, params: Params) -> Any:
-        """The generator with these adapters."""
-        biases = jax.tree.map(lambda x: x, self._template)
-        nnx.replace_by_pure_dict(biases, params["biases"])
-        return nnx.merge(self._graph, biases, self._rest)
-
-    def critic(self, params: Params) -> Critic:
-        """The critic with these weights."""
-        state = jax.tree.map(lambda x: x, self._critic_template)
+    def build(self, name: str, params: Params) -> Any:
+        """The prior or the critic with these parameters."""
+        state = jax.tree.map(lambda x: x, self._templates[name])
         nnx.replace_by_pure_dict(state, params)
-        built: Critic = nnx.merge(self._critic_graph, state)
-        return built
+        return nnx.merge(self._graphs[name], state)
 
     def latent_distribution(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and Cholesky factor, the mean shifted by the adapters'."""
-        shift = self._chol @ self.state["params"]["prior"]
-        return np.asarray(self._mean + shift), np.asarray(self._chol)
+        """Mean and Cholesky factor as the prior has moved them."""
+        prior = self.state["prior"]
+        mean = self._mean + self._chol @ prior["mean"]
+        return np.asarray(mean), np.asarray(self._chol * jnp.exp(prior["log_scale"]))
+
+    def _latents(self, prior: Prior, noise: jax.Array) -> jax.Array:
+        return self._mean + prior(noise) @ self._chol.T
 
     def _paint(self, params: Params, step: jax.Array) -> jax.Array:
         """Components of a batch of painted heads, over grey."""
@@ -210,48 +217,46 @@ class Adapting:
         values = jnp.asarray(self._public.values)
         values = values[jax.random.randint(rows, (count,), 0, len(values))]
         z = _TRUNCATION * jax.random.normal(noise, (count, len(self._mean)))
-        latent = self._mean + (params["prior"] + z) @ self._chol.T
-        return self._components(self.generator(params), values, latent)
+        return self._components(values, self._latents(self.build("prior", params), z))
 
-    def _components(self, generator: Any, values: jax.Array, latent: jax.Array) -> jax.Array:
-        patch = jax.vmap(generator.paint_linear)(values, latent)
-        patch = patch + jax.lax.stop_gradient(jnp.clip(patch, 0, 1) - patch)
+    def _components(self, values: jax.Array, latent: jax.Array) -> jax.Array:
+        patch = jax.vmap(self._public.generator.paint_linear)(values, latent)
+        patch = through(patch)
         seen = patch[..., :3] * patch[..., 3:] + _GREY * (1 - patch[..., 3:])
         return self._public.space(pl.described(self._public.weights, seen[..., ::-1] * 2 - 1))
 
     def _moved(self, state: Any, gradient: Params) -> Any:
-        config = self._config
-        update, opt = _ADAM.update(gradient, state["opt"])
-        fall = jnp.cos(jnp.minimum(state["step"] / config.steps, 1.0) * jnp.pi / 2)
-        rates = {"biases": config.learning_rate, "prior": config.prior_learning_rate}
-        params = {
-            name: jax.tree.map(
-                lambda w, u, rate=rate: w - rate * fall * u, state["params"][name], update[name]
-            )
-            for name, rate in rates.items()
-        }
-        return state | {"params": params, "opt": opt, "step": state["step"] + 1}
+        update, opt = _ADAM.update(gradient, state["opt_prior"])
+        fall = jnp.cos(jnp.minimum(state["step"] / self._config.steps, 1.0) * jnp.pi / 2)
+        rate = self._config.learning_rate * fall
+        prior = jax.tree.map(lambda w, u: w - rate * u, state["prior"], update)
+        return state | {"prior": prior, "opt_prior": opt, "step": state["step"] + 1}
+
+    def _stay(self, params: Params) -> jax.Array:
+        return self._config.stay_weight * sum(jnp.square(p).mean() for p in jax.tree.leaves(params))
 
     def _step_toward(self, state: Any, target: jax.Array) -> tuple[Any, jax.Array]:
-        def loss(params: Params) -> jax.Array:
-            return squared_distance(self._paint(params, state["step"]), target)
+        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+            distance = squared_distance(self._paint(params, state["step"]), target)
+            return distance + self._stay(params), distance
 
-        value, gradient = jax.value_and_grad(loss)(state["params"])
-        return self._moved(state, gradient), value
+        gradient, distance = jax.grad(loss, has_aux=True)(state["prior"])
+        return self._moved(state, gradient), distance
 
     def _step_fooling(self, state: Any) -> tuple[Any, jax.Array, jax.Array]:
-        critic = self.critic(state["critic"])
+        critic = self.build("critic", state["critic"])
 
-        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             painted = self._paint(params, state["step"])
-            return -critic(painted).mean(), painted
+            score = -critic(painted).mean()
+            return score + self._stay(params), (score, painted)
 
-        (value, painted), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"])
-        return self._moved(state, gradient), value, painted
+        gradient, (score, painted) = jax.grad(loss, has_aux=True)(state["prior"])
+        return self._moved(state, gradient), score, painted
 
     def _step_critic(self, state: Any, private: Any, painted: jax.Array) -> Any:
         def loss(params: Any) -> jax.Array:
-            return jax.nn.softplus(self.critic(params)(painted)).mean()
+            return jax.nn.softplus(self.build("critic", params)(painted)).mean()
 
         gradient = jax.tree.map(jnp.add, jax.grad(loss)(state["critic"]), private)
         update, opt = _ADAM.update(gradient, state["opt_critic"])
@@ -260,13 +265,13 @@ class Adapting:
         return state | {"critic": critic, "opt_critic": opt, "private_steps": done}
 
     def toward(self, target: np.ndarray) -> Iterator[float]:
-        """Steps of the adapters toward a mean of components; yields the squared distance."""
+        """Steps toward a mean of components; yields the squared distance."""
         while int(self.state["step"]) < self._config.steps:
             self.state, value = self._toward(self.state, jnp.asarray(target))
             yield float(value)
 
     def play(self, people: PrivateSet, plan: Plan, ledger: Ledger) -> Iterator[float]:
-        """The critic's private steps spread over the adapters' steps; yields the critic's score."""
+        """The critic's private steps spread over the prior's steps; yields the critic's score."""
         stage = plan.stage(DISCRIMINATOR)
 
         def loss(critic: Critic, person: Any, shared: Any, key: jax.Array) -> jax.Array:
@@ -280,7 +285,7 @@ class Adapting:
         while int(self.state["step"]) < self._config.steps:
             due = stage.iterations * (int(self.state["step"]) + 1) / self._config.steps
             while int(self.state["private_steps"]) < min(due, stage.iterations):
-                critic = self.critic(self.state["critic"])
+                critic = self.build("critic", self.state["critic"])
                 private = gradient(critic, next(batches), ledger.spend(stage))
                 self.state = self._judge(self.state, nnx.to_pure_dict(private), pool)
             self.state, value, painted = self._fool(self.state)
@@ -288,22 +293,19 @@ class Adapting:
             yield float(value)
 
     def follow(self, people: PrivateSet, plan: Plan, ledger: Ledger) -> Iterator[float]:
-        """The adapters by noisy gradients of people; yields the gradient's norm."""
+        """The prior by noisy gradients of people; yields the gradient's norm."""
         stage = plan.stage(ADAPTERS)
-        mean, chol = self._mean, self._chol
 
-        def loss(generator: Any, person: Any, shared: Any, key: jax.Array) -> jax.Array:
-            latent = mean + person["latent"] @ chol.T
-            painted = self._components(generator, person["values"], latent)
+        def loss(prior: Prior, person: Any, shared: Any, key: jax.Array) -> jax.Array:
+            painted = self._components(person["values"], self._latents(prior, person["latent"]))
             return jnp.square(painted - person["components"]).mean()
 
-        gradient = PrivateGradient(stage, loss, micro_batch=self._config.batch, wrt=is_adapter)
+        gradient = PrivateGradient(stage, loss, micro_batch=self._config.batch)
         batches = stage.batches(people)
         while int(self.state["private_steps"]) < stage.iterations:
-            generator = self.generator(self.state["params"])
-            noisy = nnx.to_pure_dict(gradient(generator, next(batches), ledger.spend(stage)))
-            prior = jnp.zeros_like(self.state["params"]["prior"])
-            self.state = self._moved(self.state, {"biases": noisy, "prior": prior})
+            prior = self.build("prior", self.state["prior"])
+            noisy = nnx.to_pure_dict(gradient(prior, next(batches), ledger.spend(stage)))
+            self.state = self._moved(self.state, noisy)
             self.state |= {"private_steps": self.state["private_steps"] + 1}
             yield float(optax.tree.norm(noisy))
 
@@ -433,7 +435,7 @@ def _write(
         entry = PRIVATE | {"people": more["private_stage"]["num_persons"]}
         meta |= {"data": [*public.meta.get("data", []), entry]}
     checkpoint.save_average(
-        adapting.generator(adapting.state["params"]),
+        public.generator,
         Path(config.start),
         run_dir,
         meta,

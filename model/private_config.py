@@ -31,13 +31,13 @@ class PrivateConfig:
         models: Folder with the matte's ONNX file.
         private: Folder of the private people with manifest.csv; not read by the route `public`.
         encoder: File that the encoder is kept in, fitted when it is not there.
-        route: How private people move the adapters: `statistics` (one noisy mean of features),
-            `discriminator` (DP-SGD on a critic), `adapters` (DP-SGD on the adapters themselves), or
-            `public`: the twin, which takes as many steps toward public pictures.
-        steps: Steps of the adapters that see no private picture.
+        route: How private people move the latents' prior: `statistics` (one noisy mean of
+            features), `discriminator` (DP-SGD on a critic), `adapters` (DP-SGD on the prior
+            itself), or `public`: the twin, which takes as many steps toward public pictures.
+        steps: Steps of the prior; with the route `adapters` those of its stage count.
         batch: Painted heads in a step; even.
-        learning_rate: Adam's, of biases.
-        prior_learning_rate: Adam's, of the latents' mean, in its standard deviations.
+        learning_rate: Adam's, in standard deviations of the latents.
+        stay_weight: Of the prior's mean squared distance from where it began.
         seed: Of public randomness; the noise's keys come from the operating system.
         checkpoint_every: Steps.
     """
@@ -51,19 +51,21 @@ class PrivateConfig:
     route: str
     steps: int = 150
     batch: int = 16
-    learning_rate: float = 2e-3
-    prior_learning_rate: float = 2e-2
+    learning_rate: float = 3e-2
+    stay_weight: float = 0.1
     seed: int = 1
     checkpoint_every: int = 25
 
     def __post_init__(self) -> None:
         if self.route not in ROUTES:
             raise ConfigError(f"route={self.route!r}; allowed: {', '.join(ROUTES)}")
-        for name in ("steps", "learning_rate", "prior_learning_rate", "checkpoint_every"):
+        for name in ("steps", "learning_rate", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be > 0")
         if self.batch < 4 or self.batch % 2:
             raise ConfigError(f"batch={self.batch} must be even and at least 4")
+        if not self.stay_weight >= 0:
+            raise ConfigError(f"stay_weight={self.stay_weight} must be >= 0")
 
     @property
     def fingerprint(self) -> str:

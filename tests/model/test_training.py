@@ -186,21 +186,18 @@ def test_a_run_learns_and_resumes(pack: Pack, config: TrainConfig, tmp_path: Pat
     trainer = Trainer(config, pack)
     losses = [float(trainer.step()["pixels"]) for _ in range(6)]
     assert losses[-1] < losses[0]
-    logs = trainer.step()  # the game has begun
-    assert np.isfinite([float(value) for value in logs.values()]).all()
-    assert {"game", "real_score", "fake_score"} <= set(logs)
     checkpoint.save(trainer, tmp_path, {"config": dataclasses.asdict(config)})
 
     again = Trainer(config, pack)
     checkpoint.restore(again, tmp_path)
-    assert again.step_index == trainer.step_index == 7
+    assert again.step_index == trainer.step_index == 6
     for saved, restored in zip(
         jax.tree.leaves(trainer.state), jax.tree.leaves(again.state), strict=True
     ):
         np.testing.assert_array_equal(saved, restored)
 
     generator, meta, latents = checkpoint.load_generator(tmp_path)
-    assert meta["step"] == 7
+    assert meta["step"] == 6
     values, latent = jnp.asarray(pack.values[0]), jnp.asarray(latents["mean"])
     picture = np.asarray(generator.paint(values, latent))
     assert picture.shape == (128, 128, 4)
@@ -214,6 +211,15 @@ def test_a_run_learns_and_resumes(pack: Pack, config: TrainConfig, tmp_path: Pat
     checkpoint.restore(again, tmp_path / "compact")
     kernel = trainer.state["average"]["to_patch"]["kernel"]
     np.testing.assert_allclose(kernel, again.state["generator"]["to_patch"]["kernel"], atol=1e-3)
+
+
+@pytest.mark.slow  # compiling both sides takes minutes on two cores
+def test_the_game_begins(pack: Pack, config: TrainConfig) -> None:
+    trainer = Trainer(dataclasses.replace(config, reconstruction_steps=1), pack)
+    trainer.step()
+    logs = trainer.step()
+    assert np.isfinite([float(value) for value in logs.values()]).all()
+    assert {"game", "real_score", "fake_score"} <= set(logs)
 
 
 @pytest.mark.parametrize(
