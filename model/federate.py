@@ -16,7 +16,9 @@ Source: McMahan et al. 2018 (DP-FedAvg); Kairouz et al. 2021 (shares of noise in
 
 import hashlib
 import json
+import math
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -49,6 +51,10 @@ class Federation:
         l2_clip_norm: Bound of a camera's update.
         sampling_prob: Chance of a camera to be asked in a round.
         min_nodes: Survivors whose noise makes up the whole. A round with fewer is dropped.
+        groups: Odd. A round's cameras are split into so many groups by their names and the round's
+            number, each with a sum and a whole noise of its own; the step is the median of the
+            groups, number by number. So fewer than half of the groups can't lead it anywhere, for
+            sqrt(groups pi / 2) times the noise. `min_nodes` and `max_nodes` are of a group.
         max_nodes: Most cameras in a round; a larger draw is dropped (paid, not taken).
         degree: Neighbours of a node in secure aggregation.
         feature_size: Length of a feature vector.
@@ -68,6 +74,7 @@ class Federation:
     l2_clip_norm: float = 1.0
     sampling_prob: float = 1.0
     min_nodes: int = 2
+    groups: int = 1
     max_nodes: int = 1000
     degree: int = 12
     feature_size: int = 32
@@ -91,10 +98,13 @@ class Federation:
                 f"min_nodes={self.min_nodes} must be from 2 to max_nodes={self.max_nodes}: a sum "
                 "of one node would show it"
             )
-        if self.min_nodes > self.num_nodes * self.sampling_prob:
+        if self.groups < 1 or self.groups % 2 == 0:
+            raise ConfigError(f"groups={self.groups} must be odd, so that a median is one of them")
+        average = self.num_nodes * self.sampling_prob / self.groups
+        if self.min_nodes > average:
             raise ConfigError(
-                f"min_nodes={self.min_nodes} is above the {self.num_nodes * self.sampling_prob:g} "
-                "nodes of an average round, so most rounds would be dropped"
+                f"min_nodes={self.min_nodes} is above the {average:g} nodes of an average round "
+                "and group, so most rounds would be dropped"
             )
         for key in ("degree", "feature_size", "local_steps"):
             if getattr(self, key) < 1:
@@ -134,8 +144,27 @@ class Federation:
 
     @property
     def expected_nodes(self) -> float:
-        """Divisor of the mean update."""
-        return self.mechanism.expected_batch_size
+        """Divisor of the mean update: cameras in a group on average."""
+        return self.mechanism.expected_batch_size / self.groups
+
+    @property
+    def mean_stddev(self) -> float:
+        """Of the noise on each number of a step, where all groups come in with `min_nodes`.
+
+        For a median of several groups a bound: pi / (2 n) of the variance of one.
+        """
+        one = self.noise_stddev / self.expected_nodes
+        return one if self.groups == 1 else one * (math.pi / 2 / self.groups) ** 0.5
+
+    def grouped(self, roster: Sequence[str], drawn: Sequence[str], index: int) -> list[list[str]]:
+        """The drawn nodes by group; where a node goes does not depend on who else was drawn."""
+
+        def place(name: str) -> bytes:
+            return hashlib.sha256(f"{self.fingerprint}/{index}/{name}".encode()).digest()
+
+        order = sorted(roster, key=place)
+        group = {name: position % self.groups for position, name in enumerate(order)}
+        return [[name for name in drawn if group[name] == g] for g in range(self.groups)]
 
     @property
     def ring(self) -> Ring:

@@ -36,10 +36,10 @@ from veilcam.model.private_latents import Describe, Encoder, write_run
 from veilcam.model.statistics import Moments, nearest_psd, to_ball, unvech, vech
 
 _log = logging.getLogger(__name__)
-# Squared shares of count, mean and second moment. A count needs little: an error of it moves the
-# mean along itself only, and for some dozen cameras the second moment is below its noise anyway.
-_COUNT, _MEAN, _PAIRS = 0.01, 0.9, 0.09
-_LEAST = 0.25  # share of the cameras that the weight is taken to be at least
+# Squared shares of count, mean and second moment. For some dozen cameras the second moment is below
+# its noise; the count's noise moves the mean along itself, and from 0.01 on less than its own does.
+_COUNT, _MEAN, _PAIRS = 0.03, 0.88, 0.09
+_LEAST = 0.5  # of the cameras: with fewer the mean moves less far, not by a division's noise
 ASSUMES = (
     "the server follows the protocol, min_nodes of the cameras in the sum added their noise, and "
     "fewer than half of a camera's neighbours work with the server"
@@ -62,7 +62,7 @@ class LatentsTask:
         self._d = federation.feature_size
         self._center, self._radius = jnp.asarray(center, jnp.float32), radius
         self._clip = federation.l2_clip_norm
-        self._noise = federation.noise_stddev / federation.expected_nodes
+        self._noise = federation.mean_stddev
         self.center, self.radius = np.asarray(center, np.float64), radius
         self.size = 1 + self._d + self._d * (self._d + 1) // 2
 

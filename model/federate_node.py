@@ -126,6 +126,8 @@ class Node:
         params = np.frombuffer(message["params"], "<f4").astype(np.float64)
         if len(params) != self._size or not np.isfinite(params).all():
             raise AggregationError("the model on offer has another size or is not finite")
+        if reason := self._duty():  # somebody came in since it announced: nothing is spent yet
+            raise AggregationError(f"off duty: {reason}")
         permit = self.ledger.spend(self._stage)
         vector = self._contribution(params, self._stage, permit)
         masked = member.mask(vector, boxes)

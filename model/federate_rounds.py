@@ -128,7 +128,7 @@ class Conductor:
         counts, refusals, norm = [len(drawn), 0, 0, 0], dict[str, str](), 0.0
         permit = self.ledger.spend(self.federation.mechanism)
         try:
-            mean, norm = self._sum(drawn, counts, refusals)
+            mean, norm = self._middle(drawn, counts, refusals)
             permit.use(self.federation.mechanism)
             self._apply(mean)
             self._refused_in_a_row, outcome = 0, "applied"
@@ -149,10 +149,34 @@ class Conductor:
             )
         return report
 
+    def _middle(
+        self, drawn: list[str], counts: list[int], refusals: dict[str, str]
+    ) -> tuple[Float[np.ndarray, " p"], float]:
+        """The median of the groups' means and the largest norm of a sum.
+
+        Raises:
+            RangeError: Half of the groups or more were not those of honest nodes.
+            AggregationError: Half of them or more are lost.
+        """
+        made: list[tuple[Float[np.ndarray, " p"], float]] = []
+        lost: list[PrivacyError] = []
+        groups = self.federation.grouped(self.roster.names, drawn, self.paid)
+        for index, members in enumerate(groups):
+            try:
+                made.append(self._sum(members, counts, refusals))
+            except (RangeError, AggregationError) as error:
+                lost.append(error)
+                if len(groups) > 1:
+                    refusals[f"group {index}"] = f"{error}; in it: {', '.join(members[:20])}"[:300]
+        if len(made) <= len(groups) // 2:
+            raise next((error for error in lost if isinstance(error, RangeError)), lost[0])
+        middle = np.median([mean for mean, _ in made], axis=0)
+        return np.asarray(middle), max(norm for _, norm in made)
+
     def _sum(
         self, drawn: list[str], counts: list[int], refusals: dict[str, str]
     ) -> tuple[Float[np.ndarray, " p"], float]:
-        """Mean noisy update over the expected number of nodes, and the norm of the sum."""
+        """Mean noisy update of a group over its expected number, and the norm of its sum."""
         f = self.federation
         if not f.min_nodes <= len(drawn) <= f.max_nodes:
             raise AggregationError(
@@ -160,14 +184,14 @@ class Conductor:
             )
         context = f"{f.fingerprint}/{self.paid}/".encode() + secrets.token_bytes(16)
         keys, signatures = self._announce(drawn, context, refusals)
-        counts[1] = len(keys)
+        counts[1] += len(keys)
         self._enough(len(keys), refusals)
         assembly = Assembly(context, keys, f.degree)
         self._share(assembly, signatures, refusals)
-        counts[2] = len(assembly.sharers)
+        counts[2] += len(assembly.sharers)
         self._enough(len(assembly.sharers), refusals)
         self._mask(assembly, refusals)
-        counts[3] = len(assembly.alive)
+        counts[3] += len(assembly.alive)
         self._enough(len(assembly.alive), refusals)
         total = self._unmask(assembly, refusals)
         real = f.ring.decode(total, len(assembly.alive))

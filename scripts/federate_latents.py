@@ -32,7 +32,7 @@ _FILE = click.Path(exists=True, path_type=Path)
 @click.option("--cameras", type=click.IntRange(3), multiple=True, default=(20, 40, 60))
 @click.option("--epsilon", default=2.0, show_default=True)
 @click.option("--delta", default=1e-5, show_default=True)
-@click.option("--clip", default=0.35, show_default=True, help="Chosen on public portraits.")
+@click.option("--clip", default=0.375, show_default=True, help="Chosen on public portraits.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 def main(
     run: Path, people: Path, encoder: Path, cameras: tuple[int, ...], epsilon: float, delta: float,

@@ -356,6 +356,16 @@ def test_off_duty_is_a_reason_and_no_fault(rig: Rig) -> None:
     assert rig.fleet.nodes[name].rounds_left == FED.rounds
 
 
+def test_somebody_who_comes_in_mid_round_ends_duty_before_anything_is_spent(rig: Rig) -> None:
+    node = rig.fleet.nodes[rig.fleet.roster.names[2]]
+    told = iter([None, "the loop was late 2 s ago"])  # at announce, at mask
+    node._duty = lambda: next(told)
+    report = rig.round()
+    assert (report.outcome, report.summed) == ("applied", 3)
+    assert report.refusals == {node.identity.name: "off duty: the loop was late 2 s ago"}
+    assert node.rounds_left == FED.rounds
+
+
 def test_a_node_keeps_its_masks_when_too_few_are_in_the_sum(rig: Rig) -> None:
     rig.broken = lambda name, message: (
         {} if message["stage"] != "unmask" else message.update(num_alive=1) or {}  # type: ignore
@@ -498,3 +508,85 @@ def test_public_features_are_checked(tmp_path: Path) -> None:
         load_public(tmp_path / "public.npz", FED)
     with pytest.raises(InputError, match="wanted public features"):
         load_public(tmp_path / "none.npz", FED)
+
+
+# groups
+
+
+GROUPS = replace(FED, num_nodes=10, groups=5, epsilon=60.0)
+
+
+def test_groups_are_of_one_size_and_do_not_depend_on_who_was_drawn() -> None:
+    names = [f"n{index}" for index in range(10)]
+    whole = GROUPS.grouped(names, names, 3)
+    assert [len(group) for group in whole] == [2] * 5
+    assert sorted(name for group in whole for name in group) == sorted(names)
+    some = GROUPS.grouped(names, names[::2], 3)
+    assert [[n for n in group if n in names[::2]] for group in whole] == some
+    assert GROUPS.grouped(names, names, 4) != whole
+    for wrong in ({"groups": 2}, {"groups": 0}, {"groups": 7}):
+        with pytest.raises(ConfigError, match=r"must be odd|most rounds would be dropped"):
+            replace(GROUPS, **wrong)  # type: ignore[arg-type]
+    assert GROUPS.mechanism == replace(GROUPS, groups=1).mechanism  # epsilon is the same
+
+
+def test_liars_in_few_groups_leave_the_step_between_the_honest_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_noise(monkeypatch)
+    rig = Rig(tmp_path, GROUPS)
+    names = rig.fleet.roster.names
+    groups = GROUPS.grouped(names, names, 1)
+    rig.lie(names.index(groups[0][0]), lambda params: np.full_like(params, 0.4))  # not clipped
+    rig.lie(names.index(groups[1][0]), lambda params: np.full_like(params, np.nan))
+    means, real = [], rig.conductor._sum
+
+    def noted(members: list[str], *args: Any) -> Any:
+        made = real(members, *args)
+        means.append((members, made[0]))
+        return made
+
+    rig.conductor._sum = noted  # type: ignore[method-assign]
+    report = rig.round()
+    assert report.outcome == "applied"
+    assert "group 1" in report.refusals
+    honest = np.stack([mean for members, mean in means if members not in groups[:2]])
+    lying = next(mean for members, mean in means if members == groups[0])
+    assert len(honest) == 3
+    assert (lying > honest.max(0)).any()
+    assert (rig.conductor.params <= honest.max(0)).all()
+    assert (rig.conductor.params >= honest.min(0)).all()
+    rig.close()
+
+
+def test_a_group_that_is_refused_is_named_and_half_of_them_stop_the_round(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, GROUPS)
+    names = rig.fleet.roster.names
+    groups = GROUPS.grouped(names, names, 1)
+    for members in groups[:2]:
+        rig.lie(names.index(members[0]), lambda params: np.full_like(params, np.nan))
+    report = rig.round()
+    assert report.outcome == "applied"
+    assert groups[0][0] in report.refusals["group 0"]
+    assert "the sum" in report.refusals["group 1"]
+    rig.close()
+    rig = Rig(tmp_path / "all", GROUPS)
+    names = rig.fleet.roster.names
+    for members in GROUPS.grouped(names, names, 1):  # one in each: two would cancel in the ring
+        rig.lie(names.index(members[0]), lambda params: np.full_like(params, np.nan))
+    before = rig.conductor.params
+    assert rig.round().outcome.startswith("refused: the sum")
+    assert rig.conductor.params is before
+    rig.close()
+
+
+def test_the_noise_of_a_median_is_what_is_stated(tmp_path: Path) -> None:
+    fed = replace(FED, feature_size=400, num_nodes=10, min_nodes=2, groups=5)
+    head = Head(fed, np.zeros((2, 400), np.float32))
+    with (
+        LocalFleet(fed, head, [None] * 10, tmp_path / "nodes") as fleet,
+        Conductor(fed, head, fleet.roster, tmp_path / "s", fleet.exchange) as conductor,
+    ):
+        assert conductor.round(fleet.roster.names).summed == 10
+        got = conductor.params.std()
+    assert 0.8 * fed.mean_stddev < got < 1.1 * fed.mean_stddev
