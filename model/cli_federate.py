@@ -136,11 +136,13 @@ def server(
 @click.option("--state", type=_PATH, help="For the ledger; default: FOLDER/NAME.")
 @click.option("--max-epsilon", type=float, help="Stop before this camera has spent more.")
 @click.option("--duty/--no-duty", default=True, help="Only when idle, cool and powered.")
+@click.option("--pulse", type=_PATH, help="JSON of a loop here: when late, when a person.")
 @click.option("--spent/--no-spent", default=False, help="Show what was spent; do nothing.")
 @JSON
 def node(
     folder: Path, name: str, key: Path, people: Path | None, server: str, root: Path | None,
-    state: Path | None, max_epsilon: float | None, duty: bool, spent: bool, as_json: bool,
+    state: Path | None, max_epsilon: float | None, duty: bool, pulse: Path | None, spent: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Take part in a federation as the camera NAME; FOLDER is the kit its server gave out."""
     setup = needs_extra("veilcam.model.federate_setup", "federate")
@@ -150,7 +152,7 @@ def node(
         return
     value = setup.join(
         folder, name=name, key=key, people=people, server=server, root=root or folder / "ca.crt",
-        state=state, max_epsilon=max_epsilon, has_duty=duty,
+        state=state, max_epsilon=max_epsilon, has_duty=duty, pulse=pulse,
     )  # fmt: skip
     emit(value, as_json, as_lines)
 

@@ -171,7 +171,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def join(
     folder: Path, *, name: str, key: Path, people: Path | None, server: str, root: Path,
-    state: Path, max_epsilon: float | None, has_duty: bool,
+    state: Path, max_epsilon: float | None, has_duty: bool, pulse: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Answers the server until this camera's rounds are spent or it is interrupted."""
     federation, roster, task = read_kit(folder)
@@ -188,7 +188,8 @@ def join(
     state.mkdir(parents=True, exist_ok=True)
     with Node(
         federation, task, Identity(name, private), roster, people=sealed, folder=state,
-        max_epsilon=max_epsilon, duty=lambda: why_not(read_machine(), rules) if has_duty else None,
+        max_epsilon=max_epsilon,
+        duty=lambda: why_not(read_machine(pulse), rules) if has_duty else None,
     ) as node:  # fmt: skip
         node.warm_up()
         _log.info("%s: %d rounds left within the cap", name, node.rounds_left)
