@@ -282,12 +282,18 @@ _CARDS = {
 }
 
 
+def _amount(entry: dict[str, Any]) -> str:
+    """Of public sets pictures count, of private ones people: how many pictures is theirs."""
+    if entry.get("is_private"):
+        return f"{entry['people']} people, through the privacy mechanism alone"
+    return f"{entry['pictures']} pictures"
+
+
 def model_card(head: dict[str, Any]) -> str:
     """The card for people: what it is, from what, how good, what it must not be used for."""
     parity = head["metrics"]["parity"]
     data = "\n".join(
-        f"- {entry['name']}: {entry['pictures']} pictures; {entry['origin']};"
-        f" licence: {entry['licence']}"
+        f"- {entry['name']}: {_amount(entry)}; {entry['origin']}; licence: {entry['licence']}"
         for entry in head["data"]
     )
     run = head["run"]

@@ -8,6 +8,7 @@ All routes first move the latents' distribution by one noisy release (`model.pri
 With u(x) the whitened components of a picture (`model.private_space`), G the generator and m(w)
 the mean of u(G(code, z)) over public codes and latents z drawn from the prior w:
 
+    latents        no more than that release
     statistics     min over w of |m(w) - t|^2,   t = (sum over people of clip_C(u) + noise) / n
     discriminator  a critic D learns by noisy gradients (`model.dp_sgd`) to tell u of people from u
                    of painted heads; w follows its score, which is public once D was released
@@ -58,7 +59,7 @@ from veilcam.model.statistics import Moments, noisy_embedding
 _log = logging.getLogger(__name__)
 _TRUNCATION = 0.75  # as stand-ins are drawn
 _GREY = 127.0 / 255
-_ADAM = optax.scale_by_adam(b1=0.5, b2=0.99)
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)
 _CRITIC_WIDTH, _CRITIC_RATE = 16, 2e-2
 _PROGRESS, _RELEASED = "prior.npz", "released.npz"
 Params = Any
@@ -348,7 +349,7 @@ def train(
     run_dir.mkdir(parents=True, exist_ok=True)
     _check_run(run_dir, config, resume=resume)
     public = load_public(config)
-    facts = {"route": config.route, "settings": dataclasses.asdict(config)}
+    facts: dict[str, Any] = dict(config.told)
     if plan is None:
         adapting = Adapting(config, public, public.mean, public.chol)
         steps = adapting.toward(public.target)
@@ -360,6 +361,7 @@ def train(
         mean, chol = pl.moved(public.mean, public.chol, public.encoder, moments)
         adapting = Adapting(config, public, mean, chol)
         steps = {
+            "latents": lambda: iter(()),
             "statistics": lambda: adapting.toward(_given(target)),
             "discriminator": lambda: adapting.play(people, plan, ledger),
             "adapters": lambda: adapting.follow(people, plan, ledger),

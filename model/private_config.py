@@ -10,10 +10,11 @@ from veilcam.camera.errors import ConfigError
 from veilcam.model.config import read_table
 from veilcam.model.plan import Plan, plan_from_table
 
-ROUTES = ("public", "statistics", "discriminator", "adapters")
+ROUTES = ("public", "latents", "statistics", "discriminator", "adapters")
 LATENTS, EMBEDDING, DISCRIMINATOR, ADAPTERS = "latents", "embedding", "discriminator", "adapters"
 STAGES = {
     "public": (),
+    "latents": (LATENTS,),
     "statistics": (LATENTS, EMBEDDING),
     "discriminator": (LATENTS, DISCRIMINATOR),
     "adapters": (LATENTS, ADAPTERS),
@@ -31,9 +32,10 @@ class PrivateConfig:
         models: Folder with the matte's ONNX file.
         private: Folder of the private people with manifest.csv; not read by the route `public`.
         encoder: File that the encoder is kept in, fitted when it is not there.
-        route: How private people move the latents' prior: `statistics` (one noisy mean of
-            features), `discriminator` (DP-SGD on a critic), `adapters` (DP-SGD on the prior
-            itself), or `public`: the twin, which takes as many steps toward public pictures.
+        route: How private people move the latents' prior: `latents` (one noisy mean and covariance
+            of latents, no steps), `statistics` (and one noisy mean of features), `discriminator`
+            (DP-SGD on a critic), `adapters` (DP-SGD on the prior itself), or `public`: the twin,
+            which takes as many steps toward public pictures.
         steps: Steps of the prior; with the route `adapters` those of its stage count.
         batch: Painted heads in a step; even.
         learning_rate: Adam's, in standard deviations of the latents.
@@ -51,7 +53,7 @@ class PrivateConfig:
     route: str
     steps: int = 150
     batch: int = 16
-    learning_rate: float = 3e-2
+    learning_rate: float = 1e-2
     stay_weight: float = 0.1
     seed: int = 1
     checkpoint_every: int = 25
@@ -66,6 +68,12 @@ class PrivateConfig:
             raise ConfigError(f"batch={self.batch} must be even and at least 4")
         if not self.stay_weight >= 0:
             raise ConfigError(f"stay_weight={self.stay_weight} must be >= 0")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the run's facts say; where files lay is nobody's business."""
+        names = ("route", "steps", "batch", "learning_rate", "stay_weight", "seed")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def fingerprint(self) -> str:
