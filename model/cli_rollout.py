@@ -113,7 +113,7 @@ def status(folder: Path, as_json: bool) -> None:
 @click.option("--name", required=True, help="As in the server's roster.json.")
 @click.option("--key", type=_PATH, required=True, help="From `veilcam federate key`.")
 @click.option("--trust", required=True, help="Public key of `rollout key`, 64 digits.")
-@click.option("--pulse", type=_PATH, required=True, help="Of `veilcam run --audit --pulse`.")
+@click.option("--pulse", type=_PATH, required=True, help="JSON of what runs here; see docs.")
 @click.option("--server", default="127.0.0.1:9093", show_default=True, help="HOST:PORT")
 @click.option("--root", type=_PATH, help="The server's ca.crt; default: FOLDER/ca.crt.")
 @click.option("--bundle", type=_PATH, help="What a new device starts with; default: built in.")
