@@ -7,7 +7,9 @@ The kept library is blind-watermark (singular values of 4x4 DCT blocks of a wave
 """
 
 import importlib
+import multiprocessing
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -25,7 +27,9 @@ _PASSWORD = 1  # of the library; known to all, as the bits are
 def load_library() -> Any:
     """The kept library, without its greeting. Raises ConfigError where it is not installed."""
     try:
-        library = importlib.import_module("blind_watermark")
+        # it would choose for this whole process how processes start, and fails where that is chosen
+        with patch.object(multiprocessing, "set_start_method"):
+            library = importlib.import_module("blind_watermark")
     except ImportError as error:
         raise ConfigError(
             f"a watermark needs {error.name}: run ./scripts/setup watermark"

@@ -112,9 +112,11 @@ def test_the_first_start_tells_a_password_once_and_keeps_its_hash(served) -> Non
 
 
 def test_the_clip_plays_on_and_every_barrier_is_up(served) -> None:
-    value = served.wait(lambda v: v.get("frames_out", 0) > 3 and "cross" in v.get("latency_ms", {}))
+    stages = {"analyse", "encode", "generate", "compose", "total", "cross"}
+    value = served.wait(
+        lambda v: v.get("frames_out", 0) > 3 and stages <= set(v.get("latency_ms", {}))
+    )
     assert value["mode"] == "face"
-    assert set(value["latency_ms"]) >= {"analyse", "encode", "generate", "compose", "total"}
     if landlock.abi_version() >= 1 and seccomp.is_available():
         assert value["missing"] == ""
         assert value["barriers"]["publish"]["network"] == "up"  # though it serves

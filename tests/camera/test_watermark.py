@@ -1,7 +1,9 @@
 """The invisible mark: it outlives saving and resizing, and is not seen where it is not."""
 
 import json
+import multiprocessing
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,9 @@ from veilcam.camera.errors import SourceError
 from veilcam.camera.source import demo_clip
 
 Picture = UInt8[np.ndarray, "h w 3"]
+has_library = pytest.mark.skipif(
+    find_spec("blind_watermark") is None, reason="needs the extra 'watermark'"
+)
 
 
 def demo_picture() -> Picture:
@@ -25,8 +30,8 @@ def demo_picture() -> Picture:
     return frame.bgr
 
 
+@has_library
 def test_a_mark_outlives_jpeg_and_half_the_size_and_is_not_read_from_nothing() -> None:
-    pytest.importorskip("blind_watermark")
     bgr = demo_picture()
     marked = watermark.mark(bgr)
     assert cv2.PSNR(bgr, marked) > 34
@@ -39,10 +44,19 @@ def test_a_mark_outlives_jpeg_and_half_the_size_and_is_not_read_from_nothing() -
         watermark.mark(bgr[:100, :100])
 
 
+@has_library
+def test_the_library_does_not_choose_how_processes_start() -> None:
+    for name in [name for name in sys.modules if name.startswith("blind_watermark")]:
+        del sys.modules[name]
+    before = multiprocessing.get_start_method(allow_none=True)
+    watermark.load_library()
+    assert multiprocessing.get_start_method(allow_none=True) == before
+
+
+@has_library
 def test_social_marks_and_verify_finds_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("blind_watermark")
     pytest.importorskip("c2pa")
     cv2.imwrite(str(tmp_path / "in.png"), demo_picture())
     for options, is_found in ((["--watermark"], True), ([], False)):
