@@ -12,6 +12,7 @@ import pytest
 
 from veilcam.camera.errors import ConfigError
 from veilcam.model import private_adapt as pa
+from veilcam.model import private_prior as pp
 from veilcam.model.ledger import NAME, BudgetExceededError, Ledger
 from veilcam.model.plan import Plan
 from veilcam.model.privacy import Mechanism
@@ -24,7 +25,7 @@ SIZE, PEOPLE = 6, 2000
 SHIFT = np.array([1, -1, 0.5, 0, 0, 0], np.float32)
 
 
-class Adapting(pa.Adapting):
+class Adapting(pp.Adapting):
     """As the real one, but latents are what is painted and seen."""
 
     def _components(self, values: jax.Array, latent: jax.Array) -> jax.Array:
@@ -42,9 +43,9 @@ def config(**more: Any) -> PrivateConfig:
     return PrivateConfig(**paths, **settings)
 
 
-def public() -> pa.Public:
+def public() -> pp.Public:
     zero, one = np.zeros(SIZE, np.float32), np.eye(SIZE, dtype=np.float32)
-    return pa.Public(
+    return pp.Public(
         generator=None,
         meta={},
         mean=zero,
