@@ -35,6 +35,7 @@ def config(narrow_features: Path) -> PainterConfig:
     )
 
 
+@pytest.mark.slow  # a minute of compiling
 def test_the_game_tells_real_parts_from_painted_ones_and_cells_that_are_covered(
     config: PainterConfig,
 ) -> None:
