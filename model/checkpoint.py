@@ -53,7 +53,7 @@ def save(trainer: Resumable, run_dir: Path, meta: dict[str, Any]) -> None:
     arrays |= {f"basis/{name}": value for name, value in trainer.basis.items()}
     meta = meta | {"step": trainer.step_index}
     arrays |= {"meta": np.array(json.dumps(meta)), "people": np.array(trainer.people)}
-    _write(run_dir / STATE, arrays)
+    write_arrays(run_dir / STATE, arrays)
     partial = run_dir / (META + ".partial")
     partial.write_text(json.dumps(meta, indent=1) + "\n")
     partial.replace(run_dir / META)
@@ -74,7 +74,7 @@ def compact(run_dir: Path, target: Path) -> None:
         }
     for name in ("latent_mean", "latent_chol"):
         arrays[name] = arrays[name].astype(np.float32)
-    _write(target / STATE, arrays)
+    write_arrays(target / STATE, arrays)
     (target / META).write_bytes((run_dir / META).read_bytes())
 
 
@@ -182,7 +182,7 @@ def save_average(
     arrays["meta"] = np.array(json.dumps(meta))
     if latents is not None:
         arrays |= dict(zip(("latent_mean", "latent_chol"), latents, strict=True))
-    _write(target / STATE, arrays)
+    write_arrays(target / STATE, arrays)
     (target / META).write_text(json.dumps(meta, indent=1) + "\n")
 
 
@@ -198,7 +198,8 @@ def _open(run_dir: Path) -> Any:
     return np.load(path)
 
 
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """All or nothing."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as stream:
         np.savez(stream, **arrays)

@@ -85,7 +85,11 @@ def load_config(path: Path) -> TrainConfig:
 
 def read_keys(path: Path, kind: Any) -> dict[str, Any]:
     """The keys of a TOML file, checked against the fields of a dataclass."""
-    table = read_table(path)
+    return check_keys(path, read_table(path), kind)
+
+
+def check_keys(path: Path, table: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """As `read_keys`, for a table that was read from `path`."""
     allowed = {field.name: field.type for field in fields(kind)}
     for key, value in table.items():
         if key not in allowed:

@@ -103,9 +103,7 @@ def release(
                 stage, people, ledger.spend(stage), lambda person: person["components"] - target
             )[0]
             arrays["target"] = offset + target
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **arrays)
-        partial.rename(path)
+        checkpoint.write_arrays(path, arrays)
     target = arrays.pop("target", None)
     return Moments(**{k: v if v.ndim else float(v) for k, v in arrays.items()}), target
 
@@ -198,9 +196,8 @@ def _run(
 
 
 def _keep(adapting: Adapting, path: Path) -> None:
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, *(np.asarray(leaf) for leaf in jax.tree.leaves(adapting.state)))
-    partial.rename(path)
+    leaves = jax.tree.leaves(adapting.state)
+    checkpoint.write_arrays(path, {f"arr_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
 
 
 def _write(

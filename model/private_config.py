@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from veilcam.camera.errors import ConfigError
-from veilcam.model.config import read_table
+from veilcam.model.config import check_keys, read_table
 from veilcam.model.plan import Plan, plan_from_table
 
 ROUTES = ("public", "latents", "statistics", "discriminator", "adapters")
@@ -90,17 +90,7 @@ def load_private_config(path: Path) -> tuple[PrivateConfig, Plan | None]:
     """
     table = dict(read_table(path))
     privacy: Any = table.pop("privacy", None)
-    allowed = {field.name: field.type for field in fields(PrivateConfig)}
-    for key, value in table.items():
-        if key not in allowed:
-            raise ConfigError(f"{path}: unknown key {key!r}; allowed: {', '.join(allowed)}")
-        wanted: Any = allowed[key]
-        if not isinstance(value, (int, float) if wanted is float else wanted):
-            raise ConfigError(f"{path}: {key}={value!r} must be of type {wanted.__name__}")
-    for key in ("start", "pack", "features", "models", "private", "encoder", "route"):
-        if key not in table:
-            raise ConfigError(f"{path}: key {key!r} is missing")
-    config = PrivateConfig(**table)
+    config = PrivateConfig(**check_keys(path, table, PrivateConfig))
     wanted_stages = STAGES[config.route]
     if not wanted_stages:
         if privacy is not None:
