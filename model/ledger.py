@@ -9,13 +9,13 @@ one it did not pay for. A lock keeps a second process from spending the same bud
 import fcntl
 import json
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dp_accounting
 
+from veilcam.model.durable import write_json
 from veilcam.model.plan import Plan
 from veilcam.model.privacy import (
     ACCOUNTANT,
@@ -211,20 +211,9 @@ def _header(plan: Plan) -> dict[str, Any]:
 
 def _write(path: Path, table: dict[str, Any]) -> None:
     """All or nothing, on the disk when it returns."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w") as stream:
-            json.dump(table, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_json(path, table)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise PrivacyError(
             f"{path}: the spend could not be written ({error.strerror}); no step was taken and "
             "what was recorded before is kept"

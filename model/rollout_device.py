@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from veilcam.camera.errors import GraphError, InputError
 from veilcam.camera.manifest import load_bundle
+from veilcam.model.durable import write_json
 from veilcam.model.rollout_ballot import randomized
 from veilcam.model.rollout_offer import Offer, OfferRefused, check
-from veilcam.model.rollout_state import ReportRefused, write_json
+from veilcam.model.rollout_state import ReportRefused
 from veilcam.model.rollout_web import ServerUnreachable
 
 _log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ the middle of a stage.
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 from veilcam.camera.errors import ConfigError, InputError, VeilcamError
 from veilcam.camera.manifest import load_bundle
+from veilcam.model.durable import write_json
 from veilcam.model.federate_keys import Roster
 from veilcam.model.rollout_ballot import Count, detectable, is_in_stage, p_worse
 from veilcam.model.rollout_offer import Offer, read_key, sign
@@ -287,19 +287,3 @@ def _read(path: Path) -> State:
         raise InputError(f"{path}: no rollout; start one with `federate rollout begin`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__})") from error
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """All or nothing, on the disk when it returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as stream:
-        json.dump(value, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
