@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,7 +233,9 @@ def load_parts(settings: Settings) -> tuple[Build, "Callable[[str], Source]"]:
     onnxruntime.disable_telemetry_events()  # its reports to its maker could not leave anyway
     for name in ("ring", "analysis", "generator", "compose"):
         importlib.import_module(f"veilcam.camera.{name}")
-    return load_builder(settings.mode), importlib.import_module("veilcam.camera.source").open_source
+    open_source = importlib.import_module("veilcam.camera.source").open_source
+    asked = importlib.import_module("veilcam.camera.live").Asked(**settings.asked)
+    return load_builder(settings.mode), partial(open_source, asked=asked)
 
 
 def main(argv: list[str], load: Callable[[Settings], tuple[Build, Any]] = load_parts) -> int:

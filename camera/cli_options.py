@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,29 @@ AUDIT = click.option(
     "--audit/--no-audit", default=False,
     help="Watch the output for originals; strength rises where one is recognized (mode face).",
 )  # fmt: skip
+
+
+def _to_size(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, int]:
+    """Width and height out of `1280x720`."""
+    sides = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
+    if sides is None:
+        raise click.BadParameter(f"got {text!r}, wanted WIDTHxHEIGHT, as 640x360")
+    return int(sides[1]), int(sides[2])
+
+
+SIZE = click.option(
+    "--size", default="1280x720", show_default=True, callback=_to_size,
+    help="Picture asked of a webcam, which gives what it has nearest to it.",
+)  # fmt: skip
+FPS = click.option(
+    "--fps", type=click.IntRange(1, 240), default=30, show_default=True,
+    help="Pictures a second asked of a webcam.",
+)  # fmt: skip
+
+
+def asked_of(size: tuple[int, int], fps: int) -> dict[str, int]:
+    """The two as `Settings.asked`."""
+    return {"width": size[0], "height": size[1], "fps": fps}
 
 
 def emit(value: dict[str, Any], as_json: bool, to_text: Callable[[dict[str, Any]], str]) -> None:

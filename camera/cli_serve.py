@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from veilcam.camera.cli_options import AUDIT, BUNDLE, JSON, STRENGTH, as_lines, emit
+from veilcam.camera.cli_options import (
+    AUDIT,
+    BUNDLE,
+    FPS,
+    JSON,
+    SIZE,
+    STRENGTH,
+    as_lines,
+    asked_of,
+    emit,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +34,11 @@ _log = logging.getLogger(__name__)
 @STRENGTH
 @click.option("--prompt", default="", help="Who the stand-ins are, in words.")
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
+@SIZE
+@FPS
+@click.option(
+    "--wait-for-camera", is_flag=True, help="Show the page without it, and go on looking."
+)
 @AUDIT
 @click.option("--report", type=click.Path(path_type=Path), help="Audit's report.html to show.")
 @click.option("--allow-host", multiple=True, help="A further name of this server; repeatable.")
@@ -46,6 +61,8 @@ def serve(source: str, set_password: bool, as_json: bool, **options: Any) -> Non
 
     options["allow_hosts"] = options.pop("allow_host")
     options["delay_frames"] = options.pop("delay")
+    options["asked"] = asked_of(options.pop("size"), options.pop("fps"))
+    options["waits"] = options.pop("wait_for_camera")
     options["tls"] = options["tls"] or ""
     stop = Event()
     with interrupt_stops(stop.is_set, stop.set):

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,12 +16,30 @@ import numpy as np
 from av.error import FFmpegError
 
 from veilcam.camera.errors import SourceError
+from veilcam.camera.patience import patience
 from veilcam.camera.types import Frame
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
 _SILENCE_S = 0.5  # after this the loop shows a blank instead of a picture that stands still
 _REOPEN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a webcam is asked for; it gives what it has nearest to that.
+
+    Attributes:
+        width, height: Pixels.
+        fps: Pictures a second.
+    """
+
+    width: int = 1280
+    height: int = 720
+    fps: int = 30
+
+
+USUAL = Asked()
 
 
 @runtime_checkable
@@ -126,7 +145,7 @@ class LiveSource:
         Raises:
             SourceError: None came for a while (reading again may work), or the device is lost.
         """
-        wait_s = max(_SILENCE_S, 3.0 / self.fps)
+        wait_s = max(_SILENCE_S, 3.0 / self.fps) * patience()
         with self._changed:
             self._changed.wait_for(lambda: self._slot or self._error or self._stop.is_set(), wait_s)
             frame, self._slot = self._slot, None
@@ -145,17 +164,17 @@ class LiveSource:
 
 
 class _Webcam:
-    def __init__(self, number: int, capture: Any) -> None:  # cv2.VideoCapture or a fake
+    def __init__(self, number: int, capture: Any, asked: Asked) -> None:  # cv2's, or a fake
         self.name = f"camera {number}"
         self._capture = capture
         # MJPG first: uncompressed 720p does not fit USB 2 at 30 fps, and size follows format.
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, 1280)
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, 720)
-        capture.set(cv2.CAP_PROP_FPS, 30)
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, asked.width)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, asked.height)
+        capture.set(cv2.CAP_PROP_FPS, asked.fps)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         fps = capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 1 <= fps <= 240 else 30.0
+        self.fps = fps if 1 <= fps <= 240 else float(asked.fps)
 
     def grab(self) -> np.ndarray | None:
         has_picture, bgr = self._capture.read()
@@ -166,9 +185,9 @@ class _Webcam:
 
 
 def open_webcam_grabber(
-    number: int, *, device_folder: Path = Path("/dev")
+    number: int, *, asked: Asked = USUAL, device_folder: Path = Path("/dev")
 ) -> Callable[[], Grabber]:
-    """An opener for V4L2 camera `number`: MJPG, 1280x720, 30 fps, a buffer of one are asked for."""
+    """An opener for V4L2 camera `number`: MJPG, what is `asked`, a buffer of one."""
 
     def open_() -> Grabber:
         device = device_folder / f"video{number}"
@@ -189,7 +208,7 @@ def open_webcam_grabber(
                 f"{device} cannot be opened: another program may be using it, or it is no capture "
                 f"device; close that program (fuser -v {device}) or try another number"
             )
-        return _Webcam(number, capture)
+        return _Webcam(number, capture, asked)
 
     return open_
 

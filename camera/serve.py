@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -32,7 +32,8 @@ class ServeOptions:
         tls: `self-signed`, or empty: by the user's certificate, or not at all.
         tls_cert, tls_key: The user's certificate chain and key, PEM; the key may be in the chain's
             file.
-        bundle, mode, strength, audit, prompt, delay_frames: As `veilcam run`.
+        bundle, mode, strength, audit, prompt, delay_frames, asked: As `veilcam run`.
+        waits: Show the page without a camera, and go on looking for it.
     """
 
     host: str = "127.0.0.1"
@@ -45,7 +46,9 @@ class ServeOptions:
     audit: bool = False
     prompt: str = ""
     delay_frames: int = 0
+    asked: dict[str, int] = field(default_factory=dict)
     require_barriers: bool = False
+    waits: bool = False
     tls: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -70,7 +73,7 @@ def serve(
     from veilcam.camera.serve_supervise import ServeSupervisor, StillKeeper
     from veilcam.camera.serve_thread import handed_over
     from veilcam.camera.serve_words import with_prompt
-    from veilcam.camera.session import has_two_processes, load_profile
+    from veilcam.camera.session import has_two_processes, load_profile, source_limit_s
     from veilcam.camera.settings import PROFILE_KEYS, Settings
     from veilcam.camera.sink_web import listen
     from veilcam.camera.strength import choose
@@ -99,7 +102,8 @@ def serve(
             bundle=str(options.bundle.absolute()) if options.bundle is not None else "",
             delay_frames=options.delay_frames,
             profile={key: entry for key, entry in profile.items() if key in PROFILE_KEYS},
-            source_limit_s=0.9 if source.isdecimal() else 10.0,
+            source_limit_s=source_limit_s(source),
+            asked=options.asked,
         )
         if options.prompt:
             settings = with_prompt(settings, options.prompt)
@@ -108,6 +112,7 @@ def serve(
                 settings,
                 StillKeeper(settings, theirs),
                 require_barriers=options.require_barriers,
+                waits=options.waits,
                 capture_command=python_command("veilcam.camera.serve_capture"),
                 publish_command=python_command("veilcam.camera.serve_publish"),
                 handed={

@@ -1,6 +1,7 @@
 """Tells systemd that safe pictures flow, where it started us and asks for it (Type=notify).
 
-`READY=1` goes out with the first picture that is not blank, `WATCHDOG=1` while pictures of any kind
+`READY=1` goes out with the first picture that is not blank, until then more time is asked for,
+`WATCHDOG=1` while pictures of any kind
 come out: a camera that was pulled out is no reason to start anew, a loop that stands still is.
 Source: sd_notify(3). Only the supervisor speaks; elsewhere nothing happens.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 1.0
+_MORE_US = 120 * 1_000_000
 
 
 class ServiceManager:
@@ -45,6 +47,8 @@ class ServiceManager:
         if num_out > num_blank and not self._is_ready:
             self._is_ready = True
             lines.append("READY=1")
+        elif not self._is_ready:  # a camera may be plugged in at any time; who waits for it lives
+            lines.append(f"EXTEND_TIMEOUT_USEC={_MORE_US}")
         if num_out > self._num_seen:
             self._num_seen = num_out
             lines += ["WATCHDOG=1", f"STATUS={num_out} pictures, {num_blank} of them blank"]

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from veilcam.camera.errors import ConfigError, SinkError
+from veilcam.camera.patience import patience
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def _check_not_same(source_spec: str, sink_spec: str) -> None:
 def run_session(
     source_spec: str, sink_spec: str, *, bundle: Path | None, delay_frames: int,
     max_frames: int | None, mode: str = "face", require_barriers: bool = False,
+    asked: dict[str, int] | None = None,
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
     """Runs from source to sink: in two processes on Linux, elsewhere in this one.
 
@@ -92,9 +94,10 @@ def run_session(
                      sys.platform)  # fmt: skip
         from veilcam.camera.single import run_in_one
 
-        return run_in_one(source_spec, sink_spec, bundle, delay_frames, max_frames, profile)
+        return run_in_one(
+            source_spec, sink_spec, bundle, delay_frames, max_frames, profile, asked or {}
+        )
     from veilcam.camera.process import python_command
-    from veilcam.camera.sandbox import camera_device
     from veilcam.camera.settings import PROFILE_KEYS, Settings
     from veilcam.camera.sink_served import opened_for
     from veilcam.camera.supervise import Supervisor
@@ -107,9 +110,8 @@ def run_session(
         delay_frames=delay_frames,
         max_frames=max_frames or 0,
         profile={key: value for key, value in (profile or {}).items() if key in PROFILE_KEYS},
-        # A webcam is opened anew soon: plugged in again it has another device file. A network
-        # camera needs longer to answer.
-        source_limit_s=0.9 if camera_device(source_spec) else 10.0,
+        source_limit_s=source_limit_s(source_spec),
+        asked=asked or {},
     )
     with _interrupts() as interrupt, opened_for(sink_spec) as handed:
         supervisor = Supervisor(
@@ -119,6 +121,17 @@ def run_session(
         )  # fmt: skip
         report = supervisor.run(interrupt.is_set)
     return report, interrupt.is_set()
+
+
+def source_limit_s(source: str) -> float:
+    """How long a live source may give nothing before it is opened anew, in seconds.
+
+    A webcam soon: plugged in again it has another device file. A network camera needs longer to
+    answer.
+    """
+    from veilcam.camera.sandbox import camera_device
+
+    return (0.9 if camera_device(source) else 10.0) * patience()
 
 
 def has_two_processes() -> bool:

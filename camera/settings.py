@@ -10,6 +10,7 @@ from veilcam.camera.strength import CHOICES, choose, chosen
 from veilcam.camera.watch_choice import choose_watch, watch_chosen
 
 PROFILE_KEYS = ("precision", "threads", "execution_provider")
+ASKED_KEYS = ("width", "height", "fps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class Settings:
         source_limit_s: Longest time a live source may give nothing before it is opened anew. By
             default 1, 10 and 10 s times `patience`.
         strength: How much of a person's own may pass; by default what this process has chosen.
+        asked: What a webcam is asked for, the fields of `live.Asked`; those left out are its
+            defaults.
         audit: Whether an audit runs beside the loop; by default as chosen here.
         cast: Prompts of stand-ins, see `cast.Cast.to_values`; by default as chosen here.
     """
@@ -43,6 +46,7 @@ class Settings:
     clip_limit_s: float = field(default_factory=lambda: 10.0 * patience())
     source_limit_s: float = field(default_factory=lambda: 10.0 * patience())
     strength: str = field(default_factory=lambda: chosen().value)
+    asked: dict[str, int] = field(default_factory=dict)
     audit: bool = field(default_factory=watch_chosen)
     cast: dict[str, str] = field(default_factory=lambda: chosen_cast().to_values())
 
@@ -60,9 +64,11 @@ def from_values(values: dict[str, Any]) -> Settings:
     kinds: dict[str, type] = dict.fromkeys(("source", "sink", "mode", "bundle", "strength"), str)
     kinds["audit"] = bool
     kinds |= dict.fromkeys(("delay_frames", "max_frames"), int)
-    kinds |= dict.fromkeys(("profile", "cast"), dict)
+    kinds |= dict.fromkeys(("profile", "cast", "asked"), dict)
     kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s", "source_limit_s"), float)
     if set(values) != set(kinds) or any(type(values[k]) is not kinds[k] for k in kinds):
+        raise ProtocolError("wrong settings")
+    if not set(values["asked"]) <= set(ASKED_KEYS):
         raise ProtocolError("wrong settings")
     if values["strength"] not in CHOICES:
         raise ProtocolError("wrong settings")

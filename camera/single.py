@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from veilcam.camera.live import Asked
 from veilcam.camera.sink import Sink, open_sink
 from veilcam.camera.source import Source, open_source
 from veilcam.camera.types import Frame
@@ -44,13 +45,13 @@ class StoppableSource:
 
 def run_in_one(
     source_spec: str, sink_spec: str, bundle: Path | None, delay_frames: int,
-    max_frames: int | None, profile: dict[str, Any] | None,
+    max_frames: int | None, profile: dict[str, Any] | None, asked: dict[str, int],
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
     """Runs from source to sink; see `session.run_session`."""
     from veilcam.camera.loop import build_loop
     from veilcam.camera.session import interrupt_stops
 
-    source = StoppableSource(open_source(source_spec))
+    source = StoppableSource(open_source(source_spec, Asked(**asked)))
     try:
         with interrupt_stops(lambda: source.is_stopped, source.stop):
             sink = open_sink(sink_spec, size_hw=source.size_hw, fps=source.fps)

@@ -15,7 +15,14 @@ from jaxtyping import UInt8
 
 from veilcam.camera.clip import ClipSource
 from veilcam.camera.errors import SourceError
-from veilcam.camera.live import LiveSource, open_stream_grabber, open_webcam_grabber, without_login
+from veilcam.camera.live import (
+    USUAL,
+    Asked,
+    LiveSource,
+    open_stream_grabber,
+    open_webcam_grabber,
+    without_login,
+)
 from veilcam.camera.types import Frame
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -125,12 +132,13 @@ def _open_picture(path: Path) -> ArraySource:
     return ArraySource([np.ascontiguousarray(picture, np.uint8)], fps=30.0)
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, asked: Asked = USUAL) -> Source:
     """Opens what `spec` names.
 
     Args:
         spec: `demo`, a webcam number or `/dev/videoN`, `rtsp://...`, or the path of a clip or
             picture.
+        asked: What a webcam is asked for.
 
     Returns:
         The open source; its first frame is known to be readable.
@@ -141,7 +149,8 @@ def open_source(spec: str) -> Source:
     if spec == "demo":
         return _checked(ClipSource(demo_clip()), "demo")
     if device := re.fullmatch(r"(?:/dev/video)?(\d{1,3})", spec):
-        return _checked(LiveSource(open_webcam_grabber(int(device[1]))), f"camera {device[1]}")
+        opener = open_webcam_grabber(int(device[1]), asked=asked)
+        return _checked(LiveSource(opener), f"camera {device[1]}")
     if re.match(r"(rtsps?|https?)://", spec):
         return _checked(LiveSource(open_stream_grabber(spec)), without_login(spec))
     path = Path(spec)

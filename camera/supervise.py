@@ -39,6 +39,7 @@ class Supervisor:
         require_barriers: Refuse where a required barrier is not up.
         capture_command, publish_command: Other programs for the two roles.
         handed: Further descriptors for a role, such as a socket to answer on.
+        waits: A source that is not there is waited for, for ever.
         limits: Patience.
 
     Attributes:
@@ -54,9 +55,10 @@ class Supervisor:
         capture_command: Sequence[str] = (),
         publish_command: Sequence[str] = (),
         handed: Mapping[str, Sequence[int]] | None = None,
+        waits: bool = False,
         limits: Limits | None = None,
     ) -> None:
-        self._settings, self._is_strict = settings, require_barriers
+        self._settings, self._is_strict, self._waits = settings, require_barriers, waits
         self._limits = limits or Limits.of_this_machine()
         commands = {
             "capture": capture_command or python_command("veilcam.camera.capture"),
@@ -65,6 +67,7 @@ class Supervisor:
         self._crew = Crew(settings, commands, handed or {})
         self._begin_at: tuple[float, int] | None = (0.0, 0)  # when, and at which frame
         self._is_first = True
+        self._told = ""
         self._stop_due_s = self._heard_publish_s = self._up_since_s = 0.0
         self.notes = Notes()
         self.on_tick: Callable[[Supervisor], None] | None = None
@@ -143,12 +146,13 @@ class Supervisor:
 
     def _failed_capture(self, message: control.Failed) -> None:
         """It says why it ends: bad input and a first start that fails end the run."""
-        may_come_back = self.notes.is_live and self.notes.was_up
+        may_come_back = self._waits or (self.notes.is_live and self.notes.was_up)
         if message.is_input and not may_come_back:
             self.notes.fail(InputError(message.text))
         elif not message.is_input and not self.notes.was_up:
             self.notes.fail(WorkerError(f"{message.text}; please report it"))
-        else:
+        elif message.text != self._told:  # once: who waits for a camera hears it every few seconds
+            self._told = message.text
             _log.warning("capture: %s", message.text)
 
     def _hear_publish(self, process: Process, message: control.Message) -> None:
@@ -209,7 +213,9 @@ class Supervisor:
             return
         self.notes.faults["capture_hung" if process.is_hung else "capture_lost"] += 1
         self._count_restart("capture", process)
-        may_come_back = self.notes.is_live and self.notes.was_up and process.epoch
+        may_come_back = process.epoch and (
+            self._waits or (self.notes.is_live and self.notes.was_up)
+        )
         if self.notes.failures > _MAX_FAILURES and not may_come_back:
             text = f"capture ended {self.notes.failures} times in a row ({process.how_it_ended()})"
             self.notes.fail(WorkerError(text))

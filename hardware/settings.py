@@ -21,6 +21,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}")
 _SSH_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]{40,} ?[^\n]*")
 _SOURCE = re.compile(r"\d{1,2}")
+_SIZE = re.compile(r"\d{2,4}x\d{2,4}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Settings:
         wifi_country: Two letters; without them only channels allowed everywhere are used.
         ssh_key: Public key that may log in as root; empty: no SSH at all.
         source: Camera: a number. Never a network camera: what sees raw pictures has no network.
+        size, fps: What the camera is asked for, as 1280x720 and 30; it gives what it has nearest.
         mode, strength, prompt: As `veilcam serve`.
         web: Serve the page, and with it /stream.mjpg and /snapshot.jpg.
         update_url: Web folder of signed updates; empty: none are looked for.
@@ -45,7 +47,9 @@ class Settings:
     wifi_country: str = ""
     ssh_key: str = ""
     source: str = "0"
-    mode: str = "face"
+    size: str = "1280x720"
+    fps: int = 30
+    mode: str = "scene"
     strength: str = "balanced"
     prompt: str = ""
     web: bool = True
@@ -64,6 +68,9 @@ class Settings:
         _match(
             "source", self.source, _SOURCE, "the number of a camera at the device, 0 for the first"
         )
+        _match("size", self.size, _SIZE, "WIDTHxHEIGHT in pixels, as 640x360")
+        if not 1 <= self.fps <= 240:
+            raise _error("fps", self.fps, "1 to 240 pictures a second")
         for key, allowed in (("mode", MODES), ("strength", STRENGTHS)):
             if getattr(self, key) not in allowed:
                 raise _error(key, getattr(self, key), ", ".join(allowed))
@@ -130,6 +137,10 @@ def changed(settings: Settings, assignments: dict[str, str]) -> Settings:
             if text not in ("true", "false"):
                 raise _error(key, text, "true or false")
             values[key] = text == "true"
+        elif known[key] is int:
+            if not re.fullmatch(r"\d{1,6}", text):
+                raise _error(key, text, "a number")
+            values[key] = int(text)
         else:
             values[key] = text
     return replace(settings, **values)
@@ -160,7 +171,7 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key!r}; known: {', '.join(known)}")
         if type(value) is not known[key]:
-            wanted = {str: "text in quotes", bool: "true or false"}[known[key]]
+            wanted = {str: "text in quotes", bool: "true or false", int: "a number"}[known[key]]
             raise ConfigError(f"{path}: {key} is a {type(value).__name__}, wanted {wanted}")
     try:
         return kind(**values)
@@ -172,7 +183,7 @@ def _known(kind: type[Any]) -> dict[str, type]:
     return {entry.name: entry.type for entry in fields(kind) if isinstance(entry.type, type)}
 
 
-def _literal(value: str | bool) -> str:
+def _literal(value: str | bool | int) -> str:
     """A TOML literal; JSON's strings are TOML's, but for DEL, which no setting holds."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -182,5 +193,5 @@ def _match(key: str, value: str, pattern: re.Pattern[str], wanted: str) -> None:
         raise _error(key, value, wanted)
 
 
-def _error(key: str, value: str, wanted: str) -> ConfigError:
+def _error(key: str, value: str | int, wanted: str) -> ConfigError:
     return ConfigError(f"{key} is {value!r}, wanted {wanted}")

@@ -129,7 +129,7 @@ def write_system(settings: Settings, secrets: Secrets, root: Path) -> None:
     run = root / "run/veilcam"
     values = {
         "SOURCE": settings.source, "MODE": settings.mode, "STRENGTH": settings.strength,
-        "PROMPT": settings.prompt,
+        "PROMPT": settings.prompt, "SIZE": settings.size, "FPS": str(settings.fps),
     }  # fmt: skip
     _write(run / "environment", "".join(f"{k}={_quoted(v)}\n" for k, v in values.items()))
     for name, is_on in (("web", settings.web), ("update", bool(settings.update_url))):

@@ -33,7 +33,9 @@ DISK_BYTES = 2 << 30
 FOUND = 0.8  # likeness to the bars from which they count as found
 TCP_PORTS, UDP_PORTS = {"80"}, {"68", "546", "5353"}
 # An emulated machine that shares its host may take minutes for what takes seconds.
-PATIENT = "[Service]\nTimeoutStartSec=1h\nWatchdogSec=0\nEnvironment=VEILCAM_PATIENCE=60\n"
+PATIENT = "[Service]\nTimeoutStartSec=1h\nWatchdogSec=0\nEnvironment=VEILCAM_PATIENCE=100\n"
+# An emulated processor needs seconds to paint what the driver would give thirty times a second.
+SETTINGS = {"name": "veiltest", "mode": "face", "size": "320x180", "fps": "2"}
 # Bars that run: a long mean over them is one grey, so whoever shows bars shows a live picture.
 MOVE = """[Service]
 Type=oneshot
@@ -151,7 +153,7 @@ def make_disk(folder: Path, image: Path, checks: Checks) -> Path:
     with disk.open("r+b") as file:
         file.truncate(DISK_BYTES)
     secrets = Secrets(password=PASSWORD)
-    customize(disk, settings_file=None, assignments={"name": "veiltest"}, secrets=secrets)
+    customize(disk, settings_file=None, assignments=SETTINGS, secrets=secrets)
     checks.tell("flash", report["verified"], sha256=report["sha256"])
     return disk
 

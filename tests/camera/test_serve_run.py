@@ -49,11 +49,12 @@ URL = "/api/pictures?purpose={purpose}&strength=balanced&name=me"
 class Served:
     """A running `veilcam serve demo`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         environment = os.environ | {"XDG_CONFIG_HOME": str(folder / "config")}
         code = "from veilcam.camera.cli import main; main()"
-        command = [sys.executable, "-c", code, "serve", "demo", "--port", "0", "--json"]
+        command = [sys.executable, "-c", code, "serve", *(arguments or ("demo",)), "--port", "0",
+                   "--json"]  # fmt: skip
         with (folder / "stderr").open("w") as errors:
             self.process = subprocess.Popen(
                 command, env=environment, stderr=errors, stdout=subprocess.PIPE, cwd=folder
@@ -286,6 +287,23 @@ def test_it_ends_cleanly_and_has_written_nothing_but_the_hash(served) -> None:
     assert written == {"stderr", "password"}
     assert "me" not in served.told().split()  # no name of a picture
     assert "Traceback" not in served.told()
+
+
+def test_the_page_says_which_camera_is_missing_and_goes_on_looking(tmp_path: Path) -> None:
+    found = Served(tmp_path, "97", "--wait-for-camera")
+    try:
+        found.client.log_in(found.password)
+        first = found.wait(lambda v: "no camera 97" in v.get("problem", ""))
+        assert first["frames_out"] == 0
+        value = found.wait(lambda v: v["restarts"]["capture"] > first["restarts"]["capture"])
+        assert "no camera 97" in value["problem"]
+        assert found.told().count("no camera 97") == 1
+        found.process.send_signal(signal.SIGINT)
+        found.process.communicate(timeout=60)
+        assert found.process.returncode == 0
+    finally:
+        found.process.kill()
+        found.process.communicate()
 
 
 @NEEDS

@@ -11,7 +11,7 @@ import pytest
 
 from veilcam.camera import live
 from veilcam.camera.errors import SourceError
-from veilcam.camera.live import LiveSource, open_webcam_grabber, without_login
+from veilcam.camera.live import Asked, LiveSource, open_webcam_grabber, without_login
 from veilcam.camera.source import ArraySource, open_source
 
 
@@ -145,6 +145,7 @@ def test_a_missing_camera_names_what_is_there(tmp_path: Path) -> None:
 class FakeCapture:
     def __init__(self, *, is_opened: bool = True, has_picture: bool = True) -> None:
         self.asked: list[int] = []
+        self.values: dict[int, float] = {}
         self.is_released = False
         self._is_opened, self._has_picture = is_opened, has_picture
 
@@ -153,6 +154,7 @@ class FakeCapture:
 
     def set(self, key: int, value: float) -> bool:
         self.asked.append(key)
+        self.values[key] = value
         return True
 
     def get(self, key: int) -> float:
@@ -178,9 +180,20 @@ def test_the_webcam_is_asked_for_mjpg_before_size_and_a_buffer_of_one(
     source = LiveSource(open_webcam_grabber(0, device_folder=tmp_path))
     source.close()
     assert source.size_hw == (720, 1280)
+    assert capture.values[cv2.CAP_PROP_FRAME_HEIGHT] == 720
     order = [cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_BUFFERSIZE]
     assert [key for key in capture.asked if key in order] == order
     assert capture.is_released
+
+
+def test_the_webcam_is_asked_for_the_size_the_user_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = FakeCapture()
+    _use(monkeypatch, tmp_path, capture)
+    open_webcam_grabber(0, asked=Asked(640, 360, 15), device_folder=tmp_path)().close()
+    names = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS)
+    assert [capture.values[name] for name in names] == [640, 360, 15]
 
 
 @pytest.mark.parametrize(

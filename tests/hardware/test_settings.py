@@ -44,6 +44,9 @@ def read(tmp_path: Path, text: str) -> Settings:
         ("ssh_key = 'ssh-ed25519'", "one line"),
         (f'ssh_key = "{KEY}\\ncommand"', "one line"),
         ("source = 'rtsp://10.0.0.1/'", "number of a camera"),
+        ("size = '720p'", "WIDTHxHEIGHT"),
+        ("fps = 0", "1 to 240"),
+        ("fps = '30'", "fps is a str, wanted a number"),
         ("mode = 'off'", "face, scene, frame"),
         ("strength = 'none'", "strict, balanced, faithful"),
         ("update_url = 'ftp://x'", "https://"),
@@ -79,6 +82,10 @@ def test_settings_come_back_from_their_file(
 def test_single_keys_change_and_the_rest_stays() -> None:
     door = changed(Settings(strength="strict"), {"name": "door", "web": "false"})
     assert (door.name, door.web, door.strength) == ("door", False, "strict")
+    slow = changed(Settings(), {"size": "640x360", "fps": "5"})
+    assert (slow.size, slow.fps) == ("640x360", 5)
+    with pytest.raises(ConfigError, match="fps is 'many', wanted a number"):
+        changed(Settings(), {"fps": "many"})
     with pytest.raises(ConfigError, match="unknown setting 'colour'"):
         changed(Settings(), {"colour": "red"})
     with pytest.raises(ConfigError, match="true or false"):
@@ -154,6 +161,7 @@ def test_the_system_gets_what_the_settings_say(tmp_path: Path) -> None:
     settings = Settings(
         name="door", timezone="Europe/Berlin", wifi_ssid="Café", wifi_country="FR", ssh_key=KEY,
         prompt='an "old" man; $(x) \\ `y`', update_url="https://example.org/veilcam", web=False,
+        size="640x360", fps=15,
     )  # fmt: skip
     setup.write_system(settings, Secrets(wifi_password='say "hi" twice'), tmp_path)
 
@@ -163,6 +171,7 @@ def test_the_system_gets_what_the_settings_say(tmp_path: Path) -> None:
     assert text("etc/hostname") == "door\n"
     assert (tmp_path / "etc/localtime").readlink().name == "Berlin"
     assert 'PROMPT="an \\"old\\" man; \\$(x) \\\\ \\`y\\`"\n' in text("run/veilcam/environment")
+    assert 'SIZE="640x360"\nFPS="15"\n' in text("run/veilcam/environment")
     assert text("root/.ssh/authorized_keys") == f"{KEY}\n"
     assert text("run/sysupdate.d/10-x.transfer") == "Path=https://example.org/veilcam\n"
     wifi = text("etc/wpa_supplicant/wpa_supplicant-wlan0.conf")
