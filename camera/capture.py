@@ -189,7 +189,7 @@ def run_capture(
             source, sink, bundle=bundle, delay_frames=settings.delay_frames,
             profile=settings.profile,
         )  # fmt: skip
-        source.report = lambda: counters(loop)
+        source.report = lambda: counters(loop) | {"frames_dropped": source.frames_dropped}
         source.tell(is_due=True)  # it is up: from now on its end is a loss, not a failed start
         source.skip()
         worker.peer.send(control.Started(epoch))

@@ -6,7 +6,6 @@ be known and cannot be read speaks against; a machine without a battery is on ma
 without a heat sensor is not judged by heat.
 """
 
-import json
 import os
 import time
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veilcam.camera.errors import ConfigError
+from veilcam.camera.pulse import since
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,18 +100,18 @@ def read_machine(pulse: Path | None = None, *, sys: Path = Path("/sys")) -> Read
     """Reads the machine.
 
     Args:
-        pulse: JSON that a running loop keeps: `late` and `person`, seconds since the epoch of the
-            last late frame and the last person (0: never). Default: no loop runs here.
+        pulse: A loop's file, or the folder that loops on this machine keep: see `camera.pulse`.
+            Default: no loop runs here.
         sys: Root of the kernel's files.
     """
-    since = _pulse(pulse) if pulse else (float("inf"), float("inf"))
+    late_s, person_s = since(pulse) if pulse else (float("inf"), float("inf"))
     return Readings(
         hour=time.localtime().tm_hour,
         load=os.getloadavg()[0] / (os.cpu_count() or 1),
         has_power=_has_power(sys / "class" / "power_supply"),
         celsius=_hottest(sys / "class" / "thermal"),
-        since_late_s=since[0],
-        since_person_s=since[1],
+        since_late_s=late_s,
+        since_person_s=person_s,
     )
 
 
@@ -120,16 +120,6 @@ def step_back() -> None:
     os.nice(19)
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def _pulse(path: Path) -> tuple[float | None, float | None]:
-    try:
-        told = json.loads(path.read_text())
-        late, person = float(told["late"]), float(told["person"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, None
-    now = time.time()
-    return max(now - late, 0.0), max(now - person, 0.0)
 
 
 def _has_power(folder: Path) -> bool | None:

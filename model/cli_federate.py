@@ -136,7 +136,7 @@ def server(
 @click.option("--state", type=_PATH, help="For the ledger; default: FOLDER/NAME.")
 @click.option("--max-epsilon", type=float, help="Stop before this camera has spent more.")
 @click.option("--duty/--no-duty", default=True, help="Only when idle, cool and powered.")
-@click.option("--pulse", type=_PATH, help="JSON of a loop here: when late, when a person.")
+@click.option("--pulse", type=_PATH, help="Of loops here; default: this user's.")
 @click.option("--spent/--no-spent", default=False, help="Show what was spent; do nothing.")
 @JSON
 def node(

@@ -105,15 +105,16 @@ def status(folder: Path, as_json: bool) -> None:
 
 @click.command(
     epilog="\b\nExamples:\n"
-    "  veilcam federate device porch/ --name porch --key porch.key --trust PUBLIC --pulse p.json\n"
-    "  veilcam federate device porch/ --name porch --key porch.key --trust PUBLIC --pulse p.json "
-    "--server fleet.example:9093 --root ca.crt --restart 'systemctl restart veilcam'"
+    "  veilcam federate device porch/ --name porch --key porch.key --trust PUBLIC\n"
+    "  veilcam federate device porch/ --name porch --key porch.key --trust PUBLIC "
+    "--pulse /run/veilcam --server fleet.example:9093 --root ca.crt "
+    "--restart 'systemctl restart veilcam'"
 )
 @click.argument("folder", type=_PATH)
 @click.option("--name", required=True, help="As in the server's roster.json.")
 @click.option("--key", type=_PATH, required=True, help="From `veilcam federate key`.")
 @click.option("--trust", required=True, help="Public key of `rollout key`, 64 digits.")
-@click.option("--pulse", type=_PATH, required=True, help="JSON of what runs here; see docs.")
+@click.option("--pulse", type=_PATH, help="Of the loop here; default: this user's.")
 @click.option("--server", default="127.0.0.1:9093", show_default=True, help="HOST:PORT")
 @click.option("--root", type=_PATH, help="The server's ca.crt; default: FOLDER/ca.crt.")
 @click.option("--bundle", type=_PATH, help="What a new device starts with; default: built in.")
@@ -121,16 +122,21 @@ def status(folder: Path, as_json: bool) -> None:
 @click.option("--max-epsilon", default=10.0, show_default=True, help="Of all answers together.")
 @click.option("--every", type=click.FloatRange(0.05), default=60.0, help="Seconds.")
 def device(
-    folder: Path, name: str, key: Path, trust: str, pulse: Path, server: str, root: Path | None,
-    bundle: Path | None, restart: str | None, max_epsilon: float, every: float,
+    folder: Path, name: str, key: Path, trust: str, pulse: Path | None, server: str,
+    root: Path | None, bundle: Path | None, restart: str | None, max_epsilon: float, every: float,
 ) -> None:  # fmt: skip
     """Keep FOLDER/current.veil at what the fleet's server offers, until interrupted."""
     module = needs_extra("veilcam.model.rollout_device", "federate")
+    from veilcam.camera.errors import ConfigError
     from veilcam.camera.manifest import default_bundle_path
+    from veilcam.camera.pulse import folder as pulse_folder
     from veilcam.model.federate_keys import Identity, read_key
     from veilcam.model.rollout_offer import trusted_key
     from veilcam.model.rollout_web import Link
 
+    pulse = pulse or pulse_folder()
+    if pulse is None:
+        raise ConfigError("XDG_RUNTIME_DIR is not set, so no loop is found; give --pulse")
     link = Link(server, root or folder / "ca.crt", Identity(name, read_key(key)))
     made = module.Device(
         folder, link, trusted_key(trust), bundle=bundle or default_bundle_path(),

@@ -12,6 +12,7 @@ import numpy as np
 
 from veilcam.camera.duty import Rules, read_machine, step_back, why_not
 from veilcam.camera.errors import ConfigError, InputError
+from veilcam.camera.pulse import running
 from veilcam.model.federate import Federation, read_federation
 from veilcam.model.federate_data import (
     Basis,
@@ -189,7 +190,7 @@ def join(
     with Node(
         federation, task, Identity(name, private), roster, people=sealed, folder=state,
         max_epsilon=max_epsilon,
-        duty=lambda: why_not(read_machine(pulse), rules) if has_duty else None,
+        duty=lambda: why_not(read_machine(pulse or running()), rules) if has_duty else None,
     ) as node:  # fmt: skip
         node.warm_up()
         _log.info("%s: %d rounds left within the cap", name, node.rounds_left)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from veilcam.camera.errors import GraphError, InputError
 from veilcam.camera.manifest import load_bundle
+from veilcam.camera.pulse import newest
 from veilcam.model.durable import write_json
 from veilcam.model.rollout_ballot import randomized
 from veilcam.model.rollout_offer import Offer, OfferRefused, check
@@ -287,11 +288,11 @@ def run(device: Device, *, every_s: float, is_over: Callable[[], bool] = lambda:
 
 
 def pulse_audit(path: Path) -> Callable[[], Audit | None]:
-    """Reads the pulse file that the loop keeps: see `camera.pulse`."""
+    """Reads the pulse that the loop keeps, a file or its folder: see `camera.pulse`."""
 
     def read() -> Audit | None:
         try:
-            told = json.loads(path.read_text())
+            told = newest(path)
             audit = told["audit"]
             return Audit(
                 bundle_sha256=str(told["bundle_sha256"]), samples=int(audit["samples"]),
