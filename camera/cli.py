@@ -45,6 +45,7 @@ _LATER = {
     "imagine": "veilcam.camera.cli_imagine:imagine",
     "serve": "veilcam.camera.cli_serve:serve",
     "search": "veilcam.camera.cli_search:search",
+    "status": "veilcam.camera.cli_status:status",
     "social": "veilcam.camera.cli_pictures:social",
     "train": "veilcam.camera.cli_training:train",
     "verify": "veilcam.camera.cli_pictures:verify_picture",

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from veilcam.camera.changes import Box, ChangeMap
+from veilcam.camera.patience import patience
 from veilcam.camera.regions import (
     BORDER_PX,
     Region,
@@ -61,6 +62,7 @@ class FaceDetector:
         self._search: Future[tuple[list[Detection], list[Detection]]] | None = None
         self._bgr: UInt8[np.ndarray, "h w 3"] | None = None
         self._is_planned = threading.Event()
+        self._timeout_s = _TIMEOUT_S * patience()
         self._todo: deque[Corner] = deque()
 
     def __call__(
@@ -97,9 +99,9 @@ class FaceDetector:
         if search is None or bgr is None:
             raise ValueError("got finish(), wanted begin() before it")
         try:
-            self._is_planned.wait(_TIMEOUT_S)
+            self._is_planned.wait(self._timeout_s)
             fine = self._search_tiles(bgr)
-            found, more = search.result(_TIMEOUT_S)
+            found, more = search.result(self._timeout_s)
         except Exception:
             self.forget()
             raise
@@ -114,7 +116,7 @@ class FaceDetector:
     def _end_search(self) -> None:
         self._todo.clear()
         if self._search is not None:
-            wait((self._search,), _TIMEOUT_S)
+            wait((self._search,), self._timeout_s)
         self._search = self._bgr = None
 
     def _prepare(self, height: int, width: int) -> None:

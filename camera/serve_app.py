@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from veilcam.camera.errors import InputError
 from veilcam.camera.serve_guard import App, Guard, TooLargeError, TooSlowError
+from veilcam.camera.serve_metrics import CONTENT_TYPE, metrics_text
 from veilcam.camera.serve_pictures import PictureDesk, Refused
 from veilcam.camera.serve_session import Session, Sessions, is_token
 from veilcam.camera.serve_stream import Gate, StreamRoutes, error_answer
@@ -93,7 +94,8 @@ class PageApp:
             Route("/api/login", self._login, methods=["POST"]),
             Route("/api/session", self._asked(self._session)),
             Route("/api/logout", self._changed(self._logout), methods=["POST"]),
-            Route("/api/status", self._asked(self._status)),
+            Route("/api/status", self._live.gated(self._status)),
+            Route("/metrics", self._live.gated(self._metrics)),
             Route("/api/claims", self._asked(self._claims)),
             Route("/api/settings", self._changed(self._settings), methods=["POST"]),
             Route("/api/pictures", self._changed(self._add_picture), methods=["POST"]),
@@ -166,9 +168,13 @@ class PageApp:
 
     # --- the run -----------------------------------------------------------------------------
 
-    async def _status(self, request: Request, session: Session) -> Response:
+    async def _status(self, request: Request) -> Response:
         readers = {"readers": self._page.stream.num_readers}
         return JSONResponse(self._page.status() | readers)
+
+    async def _metrics(self, request: Request) -> Response:
+        text = metrics_text(self._page.status(), self._page.stream.num_readers)
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def _claims(self, request: Request, session: Session) -> Response:
         page = self._page

@@ -89,11 +89,13 @@ class StreamRoutes:
     def routes(self) -> list[Route]:
         """Both."""
         return [
-            Route("/stream.mjpg", self._gated(self._mjpeg)),
-            Route("/snapshot.jpg", self._gated(self._snapshot)),
+            Route("/stream.mjpg", self.gated(self._mjpeg)),
+            Route("/snapshot.jpg", self.gated(self._snapshot)),
         ]
 
-    def _gated(self, handler: Answer) -> Answer:
+    def gated(self, handler: Answer) -> Answer:
+        """The handler behind the password: by session, or by HTTP Basic for programs."""
+
         async def answer(request: Request) -> Response:
             if not self._is_known(request) and (refused := await self._gate.basic(request)):
                 return refused

@@ -35,7 +35,8 @@ TCP_PORTS, UDP_PORTS = {"80"}, {"68", "546", "5353"}
 # An emulated machine that shares its host may take minutes for what takes seconds.
 PATIENT = "[Service]\nTimeoutStartSec=1h\nWatchdogSec=0\nEnvironment=VEILCAM_PATIENCE=100\n"
 # An emulated processor needs seconds to paint what the driver would give thirty times a second.
-SETTINGS = {"name": "veiltest", "mode": "face", "size": "320x180", "fps": "2"}
+NAME = "veiltest"
+SETTINGS = {"name": NAME, "mode": "face", "size": "320x180", "fps": "2"}
 # Bars that run: a long mean over them is one grey, so whoever shows bars shows a live picture.
 MOVE = """[Service]
 Type=oneshot
@@ -100,8 +101,8 @@ def snapshot(machine: Any) -> np.ndarray | None:
 def choose_mode(machine: Any, mode: str) -> int:
     """What a user does on the page: logs in and picks a mode; the answer's status."""
     base = ("127.0.0.1", machine.web_port)
-    origin = {"Origin": f"http://127.0.0.1:{machine.web_port}", "Content-Type": "application/json",
-              "Host": f"127.0.0.1:{machine.web_port}"}  # fmt: skip
+    origin = {"Origin": f"http://{NAME}.local", "Content-Type": "application/json",
+              "Host": f"{NAME}.local"}  # fmt: skip
     connection = http.client.HTTPConnection(*base, timeout=60)
     connection.request("POST", "/api/login", json.dumps({"password": PASSWORD}), origin)
     answer = connection.getresponse()

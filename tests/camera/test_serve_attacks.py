@@ -24,8 +24,8 @@ def load(name: str):
 
 
 parts = load("serve_parts")
-ASKED = ["/api/session", "/api/status", "/api/claims", "/api/pictures.zip", "/api/pictures/x",
-         "/report", "/stream.mjpg", "/snapshot.jpg"]  # fmt: skip
+ASKED = ["/api/session", "/api/status", "/metrics", "/api/claims", "/api/pictures.zip",
+         "/api/pictures/x", "/report", "/stream.mjpg", "/snapshot.jpg"]  # fmt: skip
 CHANGES = [("POST", "/api/settings"), ("POST", "/api/pictures"), ("DELETE", "/api/pictures"),
            ("POST", "/api/logout")]  # fmt: skip
 
@@ -269,7 +269,7 @@ def test_slow_heads_and_bodies_do_not_use_up_the_connections(monkeypatch) -> Non
         reader.close()
 
 
-def test_basic_login_opens_the_stream_and_nothing_else(stranger, served) -> None:
+def test_basic_login_opens_stream_and_counters_and_nothing_else(stranger, served) -> None:
     import base64
 
     served[1].offer(parts.safe_frame())
@@ -277,5 +277,8 @@ def test_basic_login_opens_the_stream_and_nothing_else(stranger, served) -> None
     for _ in range(2):  # the second time from memory
         status, headers, body = stranger.ask("GET", "/snapshot.jpg", Authorization=f"Basic {coded}")
         assert (status, headers["content-type"], body[:3]) == (200, "image/jpeg", b"\xff\xd8\xff")
-    assert stranger.ask("GET", "/api/status", Authorization=f"Basic {coded}")[0] == 401
+    for path in ("/api/status", "/metrics"):
+        assert stranger.ask("GET", path, Authorization=f"Basic {coded}")[0] == 200
+    for path in ("/api/session", "/api/claims", "/api/pictures.zip", "/report"):
+        assert stranger.ask("GET", path, Authorization=f"Basic {coded}")[0] == 401
     assert stranger.ask("GET", "/snapshot.jpg", Authorization="Basic !")[0] == 400

@@ -118,6 +118,9 @@ def test_the_clip_plays_on_and_every_barrier_is_up(served) -> None:
         lambda v: v.get("frames_out", 0) > 3 and stages <= set(v.get("latency_ms", {}))
     )
     assert value["mode"] == "face"
+    status, _, body = served.client.ask("GET", "/metrics")
+    assert status == 200
+    assert b"veilcam_camera_up 1.0" in body
     if landlock.abi_version() >= 1 and seccomp.is_available():
         assert value["missing"] == ""
         assert value["barriers"]["publish"]["network"] == "up"  # though it serves
