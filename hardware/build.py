@@ -44,6 +44,7 @@ class BuildOptions:
         mirror: Debian's, or one like it.
         public_key: Key ring (gpg --export) whose owner may sign updates; None: no updates.
         epoch: Time that all files get, seconds since 1970.
+        project: Checkout that our own wheel is made of; None: the one that this file lies in.
     """
 
     board: str
@@ -52,6 +53,7 @@ class BuildOptions:
     mirror: str = "http://deb.debian.org"
     public_key: Path | None = None
     epoch: int = 0
+    project: Path | None = None
 
 
 def build_image(out: Path, options: BuildOptions, say: Callable[[str], None]) -> dict[str, Any]:
@@ -78,7 +80,11 @@ def build_image(out: Path, options: BuildOptions, say: Callable[[str], None]) ->
     tools = _tools_tree(work, options.mirror, say)
     say("files of the device: locked packages, our wheel")
     tree = work / "tree"
-    make_tree(tree, project=find_project(), platform=tuple(board.system.wheel_platforms))
+    make_tree(
+        tree,
+        project=options.project or find_project(),
+        platform=tuple(board.system.wheel_platforms),
+    )
     if options.public_key is not None:
         _add_key(tree, options.public_key)
     say("operating system: mkosi (minutes; the log is in the work folder)")
@@ -118,12 +124,26 @@ def _tools_tree(work: Path, mirror: str, say: Callable[[str], None]) -> Path:
         return tree
     say("tools of Debian 13: mmdebstrap (once, about a minute)")
     temporary = work / "tools.part"
+    _unmount_below(temporary)  # one that was killed leaves /proc, /sys and /dev mounted in there
     shutil.rmtree(temporary, ignore_errors=True)
     command = ["mmdebstrap", "--variant=apt", f"--include={','.join(_TOOLS)}", "trixie",
                str(temporary), f"{mirror}/debian"]  # fmt: skip
     _run(command, work / "tools.log", os.environ)
     temporary.replace(tree)
     return tree
+
+
+def _unmount_below(folder: Path) -> None:
+    """Nothing of this machine's own may lie in a folder that is going to be removed.
+
+    Raises:
+        InputError: A file system there cannot be unmounted.
+    """
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for place in sorted((p for p in mounted if Path(p).is_relative_to(folder)), reverse=True):
+        done = subprocess.run(["umount", place], capture_output=True, text=True)
+        if done.returncode:
+            raise InputError(f"{place} is mounted and busy; unmount it, then try again")
 
 
 def _run_mkosi(work: Path, tools: Path, board: Board, options: BuildOptions) -> Path:

@@ -2,6 +2,7 @@
 
     ./scripts/test-image --folder /tmp/image            # builds first
     ./scripts/test-image --image veilcam.img            # takes one that is there
+    ./scripts/test-image --updates --cuts 20            # a good update, a broken one, power cuts
 
 The guest's camera is vivid, the kernel's test driver, whose colour bars are set moving: nothing of
 them may be in `scene` mode's pictures, and the same search must find them in `face` mode's, where
@@ -28,6 +29,9 @@ from veilcam.hardware.device_tree import find_project
 from veilcam.hardware.flash_command import flash
 from veilcam.hardware.settings import Secrets
 
+sys.path.insert(0, str(Path(__file__).parent))
+from image_updates import UPDATE_UNITS, UpdateServer, check_updates, make_key, settings_of
+
 PASSWORD = "four short words here"
 DISK_BYTES = 2 << 30
 FOUND = 0.8  # likeness to the bars from which they count as found
@@ -35,6 +39,7 @@ TCP_PORTS, UDP_PORTS = {"80"}, {"68", "546", "5353"}
 # An emulated machine that shares its host may take minutes for what takes seconds.
 PATIENT = "[Service]\nTimeoutStartSec=1h\nWatchdogSec=0\nEnvironment=VEILCAM_PATIENCE=100\n"
 # An emulated processor needs seconds to paint what the driver would give thirty times a second.
+PATIENT_HEALTH = "[Service]\nTimeoutStartSec=1h\n"
 NAME = "veiltest"
 SETTINGS = {"name": NAME, "mode": "face", "size": "320x180", "fps": "2"}
 # Bars that run: a long mean over them is one grey, so whoever shows bars shows a live picture.
@@ -55,6 +60,8 @@ echo "<ports>" $$(ss -lntuH | tr -s " " | cut -d" " -f1,5 | tr " \\n" "=,") "</p
 echo "<net>" $$(tail -n +3 /proc/$$(systemctl show -P MainPID veilcam)/net/dev | \
 cut -d: -f1) "</net>"; \
 echo "<version>" $$(grep IMAGE_VERSION /etc/os-release) "</version>"; \
+echo "<slots>" $$(ls /efi/EFI/Linux /boot/EFI/Linux 2>&1 | tr "\n" ",") "</slots>"; \
+echo "<update>" $$(systemctl show -P Result veilcam-update) "</update>"; \
 echo "<failed>" $$(systemctl --failed --plain --no-legend | cut -d" " -f1) "</failed>"; \
 echo "<status>" $$(systemctl show -P StatusText veilcam) "</status>"; \
 echo "<blame>" $$(systemd-analyze blame | head -8 | tr "\\n" ",") "</blame>"; \
@@ -139,14 +146,14 @@ def make_image(folder: Path, image: Path | None, checks: Checks) -> Path:
         image = folder / "veilcam.img"
         options = BuildOptions(
             board="x86-64-uefi", version="1.0.0", work=folder / "work",
-            epoch=project_epoch(find_project()),
+            epoch=project_epoch(find_project()), public_key=make_key(folder),
         )  # fmt: skip
         report = build_image(image, options, lambda text: sys.stderr.write(f"{text}\n") and None)
         checks.tell("build", True, **report)
     return image
 
 
-def make_disk(folder: Path, image: Path, checks: Checks) -> Path:
+def make_disk(folder: Path, image: Path, settings: dict[str, str], checks: Checks) -> Path:
     """A disk as `veilcam flash` writes it, with settings of `veilcam image customize`."""
     disk = folder / "disk.raw"
     quiet = lambda _what, _done, _total: None  # noqa: E731
@@ -154,7 +161,7 @@ def make_disk(folder: Path, image: Path, checks: Checks) -> Path:
     with disk.open("r+b") as file:
         file.truncate(DISK_BYTES)
     secrets = Secrets(password=PASSWORD)
-    customize(disk, settings_file=None, assignments=SETTINGS, secrets=secrets)
+    customize(disk, settings_file=None, assignments=settings, secrets=secrets)
     checks.tell("flash", report["verified"], sha256=report["sha256"])
     return disk
 
@@ -173,14 +180,15 @@ def watch(machine: Any, seconds: float) -> tuple[int, int, list[float]]:
     return len(likeness), len(seen), likeness
 
 
+def has_picture(machine: Any) -> bool:
+    """True where the device shows more than a blank."""
+    picture = snapshot(machine)
+    return picture is not None and float(picture.std()) > 10
+
+
 def check_camera(machine: Any, checks: Checks, patience_s: float) -> None:
     """Frames flow; bars in `face` mode (the control), none in `scene` mode."""
-
-    def has_picture() -> bool:
-        picture = snapshot(machine)
-        return picture is not None and float(picture.std()) > 10
-
-    first_s = machine.wait_for("first picture", has_picture, patience_s)
+    first_s = machine.wait_for("first picture", lambda: has_picture(machine), patience_s)
     checks.tell("first_picture", True, after_s=round(first_s, 1))
     num, distinct, likeness = watch(machine, 30)
     checks.tell("pictures_flow", distinct >= 3, pictures=num, distinct=distinct)
@@ -223,26 +231,36 @@ def main() -> int:
     parser.add_argument(
         "--patience", type=float, default=1500, help="Seconds to the first picture."
     )
+    parser.add_argument("--updates", action="store_true", help="Try updates, too (an hour).")
+    parser.add_argument("--cuts", type=int, default=20, help="Power cuts in an update.")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that no machine is left running
     checks = Checks()
     machines = load_machine()
-    disk = make_disk(
-        arguments.folder, make_image(arguments.folder, arguments.image, checks), checks
-    )
+    settings = SETTINGS | (settings_of(arguments.port + 1) if arguments.updates else {})
+    image = make_image(arguments.folder, arguments.image, checks)
+    disk = make_disk(arguments.folder, image, settings, checks)
     kernel = (f"{machines.CAMERA} systemd.default_device_timeout_sec=1800 "
         "systemd.default_timeout_start_sec=1800 "
               "systemd.wants=look.service systemd.wants=move.service")  # fmt: skip
     units = {"look.service": LOOK, "move.service": MOVE}
+    if arguments.updates:
+        units |= UPDATE_UNITS
+        kernel += "".join(f" systemd.wants={name}" for name in UPDATE_UNITS)
     machine = machines.Machine(
         arguments.folder, disk, web_port=arguments.port, kernel=kernel, units=units,
-        changes={"veilcam.service": PATIENT},
+        changes={"veilcam.service": PATIENT, "veilcam-health.service": PATIENT_HEALTH},
     )  # fmt: skip
-    with machine:
+    with machine, UpdateServer(arguments.folder, arguments.port + 1) as server:
         try:
             check_camera(machine, checks, arguments.patience)
             check_system(machine, checks)
+            if arguments.updates:
+                check_updates(
+                    machine, server, arguments.folder, checks, said,
+                    lambda: has_picture(machine), arguments.cuts, arguments.patience,
+                )  # fmt: skip
         except machines.MachineError as error:
             checks.tell("machine", False, error=str(error))
     return 1 if checks.num_failed else 0

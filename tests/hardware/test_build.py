@@ -163,3 +163,15 @@ def test_no_partition_but_the_last_grows_on_the_device() -> None:
             slot("recipe", f"repart-{flashed}.conf"), slot("device", f"repart-{there}.conf")
         )  # fmt: skip
         assert first["SizeMaxBytes"] == second["SizeMaxBytes"]
+
+
+def test_what_a_killed_build_left_mounted_is_unmounted_before_it_is_removed(tmp_path: Path) -> None:
+    place = tmp_path / "tools.part" / "sys"
+    place.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], capture_output=True)
+    if done.returncode:
+        pytest.skip("nothing can be mounted here")
+    (place / "ours").touch()
+    build._unmount_below(tmp_path / "tools.part")
+    assert not place.is_mount()
+    assert list(place.iterdir()) == []  # what was mounted there was not touched
