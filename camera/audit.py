@@ -28,6 +28,7 @@ from veilcam.camera.errors import InputError
 from veilcam.camera.generator import Generator
 from veilcam.camera.manifest import Bundle, load_bundle
 from veilcam.camera.source import demo_clip
+from veilcam.camera.strength import DEFAULT, choose
 
 _log = logging.getLogger(__name__)
 _TICK_S = 10.0
@@ -42,6 +43,9 @@ class AuditOptions:
     Attributes:
         bundle: Folder NAME.veil; None is the package's own.
         people: Pictures of the people under attack; None draws people who do not exist.
+        learn_on: Pictures of the people on whom attackers learn; None takes some of `people`, who
+            are not attacked then.
+        strength: At which the product runs.
         clip: Clip for leaks and flicker over time; None is the package's demo.
         models: Folder with recognizers.
         public: Pictures that may be shown in the report.
@@ -52,6 +56,8 @@ class AuditOptions:
 
     bundle: Path | None = None
     people: Path | None = None
+    learn_on: Path | None = None
+    strength: str = DEFAULT.value
     clip: Path | None = None
     models: Path | None = None
     public: Path | None = None
@@ -83,6 +89,7 @@ def run_audit(options: AuditOptions) -> AuditResult:
         VeilcamError: Bundle, people, clip or models cannot be used.
     """
     start_s = time.monotonic()
+    choose(options.strength)
     bundle = load_bundle(options.bundle)
     generator = Generator(bundle)
     folders = model_folders(options.models, options.people)
@@ -111,6 +118,7 @@ def run_audit(options: AuditOptions) -> AuditResult:
         "skipped": findings.skipped,
         "people": source,
         "mode": bundle.manifest["mode"],
+        "strength": options.strength,
         "bundle_sha256": bundle.sha256,
         "is_quick": options.is_quick,
         "seconds": round(time.monotonic() - start_s, 1),
@@ -157,7 +165,10 @@ def _measure_people(
         pictures = draw_people(
             bundle, generator, num_people=num_attacked + num_others, num_pictures=1
         )
-    split = split_people(pictures, num_attacked=num_attacked, num_others=num_others)
+    learn_on = read_people(options.learn_on) if options.learn_on is not None else None
+    split = split_people(
+        pictures, num_attacked=num_attacked, num_others=num_others, learn_on=learn_on
+    )
     total = len(split.attacked) + len(split.others)
     tick = _ticker(total)
     others = measure(split.others, tools, is_learning=True, tick=tick)

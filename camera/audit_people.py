@@ -66,19 +66,43 @@ def read_people(folder: Path) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-def split_people(pictures: tuple[Picture, ...], *, num_attacked: int, num_others: int) -> Split:
-    """People with two pictures first among the attacked; the rest for the attackers to learn on."""
-    by_person: dict[str, list[Picture]] = {}
-    for picture in pictures:
-        by_person.setdefault(picture.person, []).append(picture)
-    order = np.random.default_rng(0).permutation(len(by_person))
-    people = [list(by_person.values())[i] for i in order]
+def split_people(
+    pictures: tuple[Picture, ...], *, num_attacked: int, num_others: int,
+    learn_on: tuple[Picture, ...] | None = None,
+) -> Split:  # fmt: skip
+    """People with two pictures first among the attacked; the rest for the attackers to learn on.
+
+    Args:
+        pictures: Of the people under attack.
+        num_attacked: How many people at most.
+        num_others: How many to learn on, at most.
+        learn_on: Of other people, on whom the attackers learn in place of the rest of `pictures`.
+
+    Raises:
+        InputError: Somebody is in both.
+    """
+    people = _by_person(pictures)
     people.sort(key=lambda p: -min(len(p), 2))
+    if learn_on is not None:
+        if {p.person for p in pictures} & {p.person for p in learn_on}:
+            raise InputError("somebody is among those attacked and those to learn on; part them")
+        attacked = [p for person in people[:num_attacked] for p in person[:2]]
+        others = [person[0] for person in _by_person(learn_on)[:num_others]]
+        return Split(tuple(attacked), tuple(others))
     # never fewer learners than attacked: a starved attacker proves nothing
     num_attacked = min(num_attacked, max(len(people) // 2, 1))
     attacked = [p for person in people[:num_attacked] for p in person[:2]]
     others = [person[0] for person in people[num_attacked : num_attacked + num_others]]
     return Split(tuple(attacked), tuple(others))
+
+
+def _by_person(pictures: tuple[Picture, ...]) -> list[list[Picture]]:
+    """Each person's pictures, people in an order of chance, the same each time."""
+    found: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        found.setdefault(picture.person, []).append(picture)
+    order = np.random.default_rng(0).permutation(len(found))
+    return [list(found.values())[i] for i in order]
 
 
 def draw_people(

@@ -174,6 +174,12 @@ def explain(as_json: bool) -> None:
 )
 @click.argument("path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--people", type=click.Path(path_type=Path), help="Pictures of people to attack.")
+@click.option(
+    "--learn-on",
+    type=click.Path(path_type=Path),
+    help="Other people, to learn on; default: some of --people.",
+)
+@STRENGTH
 @click.option("--clip", type=click.Path(path_type=Path), help="Clip to judge; default: the demo.")
 @click.option("--models", type=click.Path(path_type=Path), help="Folder with faceres.onnx.")
 @click.option("--public", type=click.Path(path_type=Path), help="Pictures that may be shown.")
@@ -183,14 +189,16 @@ def explain(as_json: bool) -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Report, .html")
 @click.option("--quick/--no-quick", default=False, help="Fewer people and frames.")
 @JSON
-def audit(path: Path, out: Path | None, quick: bool, as_json: bool, **where: Path | None) -> None:
+def audit(
+    path: Path, out: Path | None, strength: str, quick: bool, as_json: bool, **where: Path | None
+) -> None:
     """Measure what leaks from BUNDLE, with controls that must fire."""
     from veilcam.camera.audit import AuditOptions
     from veilcam.camera.audit_command import audit as run_it
     from veilcam.camera.audit_command import to_text
 
     no_telemetry()
-    value, code = run_it(AuditOptions(bundle=path, is_quick=quick, **where), out)
+    value, code = run_it(AuditOptions(bundle=path, strength=strength, is_quick=quick, **where), out)
     emit(value, as_json, to_text)
     if code:
         raise click.exceptions.Exit(code)

@@ -1,7 +1,7 @@
 """Updates of a started image: a good one, a broken one, and power cuts in the middle of one.
 
-Versions are built from this checkout; the broken one from a copy whose capture process cannot
-start. The guest asks a web server of this machine over and over, as its timer would once a day.
+Versions are built from this checkout; the broken one from a copy whose capture process fails.
+The guest asks a web server of this machine over and over, as its timer would once a day.
 """
 
 import functools
@@ -21,7 +21,12 @@ from veilcam.hardware.device_tree import find_project
 
 HOST = "10.0.2.2"  # this machine, as QEMU's guest sees it
 GOOD, BROKEN, NEXT = "1.0.1", "1.0.2", "1.0.3"
-_BREAK = '"""Broken on purpose."""\n\nraise SystemExit("this version is broken")\n'
+# The build's own check imports it all and would find a file that cannot be read.
+_BREAK = """
+
+def run_capture(*_: object) -> None:
+    raise RuntimeError("broken on purpose")
+"""
 UPDATE_UNITS = {
     "fetch.service": """[Unit]
 After=veilcam-setup.service network.target
@@ -68,7 +73,8 @@ def make_version(folder: Path, version: str, *, is_broken: bool = False) -> Path
         copy = folder / "broken"
         shutil.rmtree(copy, ignore_errors=True)
         subprocess.run(["git", "clone", "-q", str(project), str(copy)], check=True)
-        (copy / "camera" / "capture.py").write_text(_BREAK)
+        with (copy / "camera" / "capture.py").open("a") as file:
+            file.write(_BREAK)
         project = copy
     image = folder / f"veilcam-{version}.img"
     update = image.with_name(f"{image.name}.update")

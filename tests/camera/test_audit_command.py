@@ -73,6 +73,16 @@ def test_people_are_read_by_person_and_never_on_both_sides(tmp_path: Path) -> No
     assert {p.person for p in split.others} == {"a", "c", "d"}
 
 
+def test_attackers_may_learn_on_people_of_another_folder(tmp_path: Path) -> None:
+    attacked = read_people(write_people(tmp_path / "p", {"a": 1, "b": 3}))
+    others = read_people(write_people(tmp_path / "q", {"c": 2, "d": 1}))
+    split = split_people(attacked, num_attacked=9, num_others=9, learn_on=others)
+    assert {p.person for p in split.attacked} == {"a", "b"}
+    assert sorted(p.person for p in split.others) == ["c", "d"]
+    with pytest.raises(InputError, match="in both|among those attacked"):
+        split_people(attacked, num_attacked=9, num_others=9, learn_on=attacked[:1])
+
+
 def test_black_and_white_is_left_out(tmp_path: Path) -> None:
     folder = write_people(tmp_path / "p", {"a": 1, "b": 1})
     text = (folder / "manifest.csv").read_text().replace("b_0.png,b,1", "b_0.png,b,0")
