@@ -20,11 +20,13 @@ from veilcam.camera.audit_recognizers import (
     model_folders,
 )
 from veilcam.camera.audit_rows import identity_findings
+from veilcam.camera.audit_scene import SceneProtection
 from veilcam.camera.audit_shots import Instruments, Shot, load_mesh, measure
 from veilcam.camera.audit_traits import trait_rows
 from veilcam.camera.audit_use import utility_rows, variety_row
-from veilcam.camera.audit_verdict import check_controls, judge
-from veilcam.camera.errors import InputError
+from veilcam.camera.audit_verdict import check_controls, control, judge
+from veilcam.camera.capture import load_builder
+from veilcam.camera.errors import ConfigError, InputError
 from veilcam.camera.generator import Generator
 from veilcam.camera.manifest import Bundle, load_bundle
 from veilcam.camera.source import demo_clip
@@ -33,6 +35,7 @@ from veilcam.camera.strength import DEFAULT, choose
 _log = logging.getLogger(__name__)
 _TICK_S = 10.0
 _MIN_PEOPLE = 20
+_MIN_SHOWN = 0.5  # who is not shown cannot leak: a product that shows nobody would always pass
 _CLIP_SCORE = 0.7  # below that hands in front of a camera pass for faces
 
 
@@ -90,11 +93,13 @@ def run_audit(options: AuditOptions) -> AuditResult:
     """
     start_s = time.monotonic()
     choose(options.strength)
-    bundle = load_bundle(options.bundle)
-    generator = Generator(bundle)
+    bundle = load_bundle(options.bundle, mode=None)
+    is_scene = _is_scene(bundle)
+    heads = load_bundle(None) if is_scene else bundle  # who draws people who may be shown
+    generator = Generator(heads)
     folders = model_folders(options.models, options.people)
-    tools = _load_tools(bundle, generator, folders)
-    attacked, others, source = _measure_people(options, bundle, generator, tools)
+    tools = _load_tools(bundle, folders)
+    attacked, others, source = _measure_people(options, heads, generator, tools)
     names = tuple(r.name for r in tools.recognizers)
     findings = identity_findings(attacked, others, names, _log.info)
     attacks = findings.rows + trait_rows(attacked, others)
@@ -102,11 +107,17 @@ def run_audit(options: AuditOptions) -> AuditResult:
     for name in names:
         if told := variety_row(attacked, name, raw_limits(attacked, name)["1e-3"]):
             utility.append(told)
-    clip_attacks, clip_use = _measure_clip(options, tools, attacked)
+    clip_attacks, clip_use = _measure_clip(options, bundle, tools, attacked)
     attacks, utility = attacks + clip_attacks, utility + clip_use
-    if members := membership_of_bundle(options, bundle, generator, tools, findings.skipped):
+    if is_scene:
+        findings.skipped.append(
+            "membership_nearest_sample: the actors' generator was trained on simulated people only"
+        )
+    elif members := membership_of_bundle(options, bundle, generator, tools, findings.skipped):
         attacks.append(members)
     controls = check_controls(attacks, len(tools.recognizers))
+    shown = sum(s.code is not None for s in attacked) / len(attacked)
+    controls.append(control("people shown at all", shown, f">= {_MIN_SHOWN}", shown >= _MIN_SHOWN))
     verdict, reasons = judge(attacks, controls)
     value = {
         "claims": claims_of(bundle),
@@ -123,7 +134,7 @@ def run_audit(options: AuditOptions) -> AuditResult:
         "is_quick": options.is_quick,
         "seconds": round(time.monotonic() - start_s, 1),
     }
-    return AuditResult(value, findings.curves, tools, _shown(options, bundle, generator))
+    return AuditResult(value, findings.curves, tools, _shown(options, heads, generator))
 
 
 def claims_of(bundle: Bundle) -> dict[str, Any]:
@@ -141,10 +152,18 @@ def claims_of(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _load_tools(bundle: Bundle, generator: Generator, folders: list[Path]) -> Instruments:
+def _is_scene(bundle: Bundle) -> bool:
+    mode = bundle.manifest["mode"]
+    if mode not in ("face", "scene"):
+        raise ConfigError(f"a bundle of mode {mode!r} cannot be audited yet; wanted face or scene")
+    return bool(mode == "scene")
+
+
+def _load_tools(bundle: Bundle, folders: list[Path]) -> Instruments:
+    protection = SceneProtection if _is_scene(bundle) else FaceProtection
     has_faceres = find_model("faceres.onnx", folders) is not None
     return Instruments(
-        protection=FaceProtection(bundle, generator),
+        protection=protection(bundle, Generator(bundle)),
         finder=FaceFinder(),
         recognizers=load_recognizers(folders),
         mesh=load_mesh(),
@@ -191,14 +210,15 @@ def _measure_people(
 
 
 def _measure_clip(
-    options: AuditOptions, tools: Instruments, attacked: list[Shot]
+    options: AuditOptions, bundle: Bundle, tools: Instruments, attacked: list[Shot]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     path = options.clip or demo_clip()
     limits = {r.name: raw_limits(attacked, r.name)["1e-3"] for r in tools.recognizers}
     _log.info("judging the clip")
     numbers = judge_clip(
-        path, bundle=options.bundle, finder=FaceFinder(min_score=_CLIP_SCORE),
-        recognizers=tools.recognizers, limits=limits, max_frames=options.sizes[2],
+        path, build=load_builder(bundle.manifest["mode"]), bundle=options.bundle,
+        finder=FaceFinder(min_score=_CLIP_SCORE), recognizers=tools.recognizers, limits=limits,
+        max_frames=options.sizes[2],
     )  # fmt: skip
     return clip_rows(numbers)
 

@@ -13,7 +13,7 @@ from veilcam.camera.audit_recognizers import Recognizer
 from veilcam.camera.audit_shots import OURS
 from veilcam.camera.audit_stats import binomial_tail, bootstrap, share_of_hits
 from veilcam.camera.audit_use import row
-from veilcam.camera.loop import build_loop
+from veilcam.camera.capture import Build
 from veilcam.camera.source import Source, open_source
 from veilcam.camera.types import Frame, SafeFrame
 
@@ -107,14 +107,14 @@ class _JudgeSink:
 
 
 def judge_clip(
-    path: Path | str, *, bundle: Path | None, finder: FaceFinder,
+    path: Path | str, *, build: Build, bundle: Path | None, finder: FaceFinder,
     recognizers: tuple[Recognizer, ...], limits: dict[str, float], max_frames: int,
 ) -> ClipNumbers:  # fmt: skip
-    """Run the loop over a clip and judge every frame."""
+    """Run the loop of a mode, which `build` builds, over a clip and judge every frame."""
     tee = Tee(open_source(str(path)), max_frames)
     try:
         sink = _JudgeSink(tee, finder, recognizers, limits)
-        build_loop(tee, sink, bundle=bundle).run()
+        build(tee, sink, bundle=bundle).run()
     finally:
         tee.close()
     return sink.numbers
