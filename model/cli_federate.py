@@ -46,7 +46,7 @@ def features(
     "  veilcam federate encode a/ b/ --kit kit/ --features f.npz --models models/ -o ab.npz --json"
 )
 @click.argument("folders", nargs=-1, required=True, type=_PATH)
-@click.option("--kit", type=_PATH, required=True, help="With the encoder as public.npz.")
+@click.option("--kit", type=_PATH, required=True, help="With encoder or critic as public.npz.")
 @click.option("--features", type=_PATH, required=True, help="The feature net.")
 @click.option("--models", type=_PATH, required=True, help="Folder with the matte's ONNX file.")
 @click.option("-o", "--out", type=_PATH, required=True, help="Latents, .npz.")
@@ -54,23 +54,40 @@ def features(
 def encode(
     folders: tuple[Path, ...], kit: Path, features: Path, models: Path, out: Path, as_json: bool
 ) -> None:
-    """Encode the people in FOLDERS for a federation of task latents; pictures are not kept."""
+    """Encode the people in FOLDERS for a federation of the face bundle; pictures are not kept."""
     setup = needs_extra("veilcam.model.federate_setup", "federate")
     emit(setup.encode(folders, kit, out, features, models), as_json, as_lines)
 
 
 @federate.command(
     epilog="\b\nExamples:\n  veilcam federate move fleet/ runs/face -o runs/fleet\n"
-    "  veilcam federate move fleet/ runs/face -o runs/fleet --json"
+    "  veilcam federate move fleet/ runs/face -o runs/fleet --features features.npz --json"
 )
 @click.argument("folder", type=_PATH)
 @click.argument("run", type=_PATH)
 @click.option("-o", "--out", type=_PATH, required=True, help="The moved run; export that.")
+@click.option("--features", type=_PATH, help="The feature net, where a critic is followed.")
 @JSON
-def move(folder: Path, run: Path, out: Path, as_json: bool) -> None:
+def move(folder: Path, run: Path, out: Path, features: Path | None, as_json: bool) -> None:
     """Move the public RUN's latents by what the federation of FOLDER found."""
-    latents = needs_extra("veilcam.model.federate_latents", "federate")
-    emit(latents.finish(folder, run, out), as_json, as_lines)
+    setup = needs_extra("veilcam.model.federate_setup", "federate")
+    emit(setup.move(folder, run, out, features), as_json, as_lines)
+
+
+@federate.command(
+    epilog="\b\nExamples:\n  veilcam federate critic faces.npz --features features.npz "
+    "-o fleet/public.npz\n"
+    "  veilcam federate critic faces.npz --features features.npz -o fleet/public.npz --size 32"
+)
+@click.argument("pack", type=_PATH)
+@click.option("--features", type=_PATH, required=True, help="The feature net.")
+@click.option("--size", type=click.IntRange(1), default=16, show_default=True, help="Axes.")
+@click.option("-o", "--out", type=_PATH, required=True, help="The kit's public.npz.")
+@JSON
+def critic(pack: Path, features: Path, size: int, out: Path, as_json: bool) -> None:
+    """Describe the public PACK's portraits for a federated discriminator of the face bundle."""
+    module = needs_extra("veilcam.model.federate_critic", "federate")
+    emit(module.write_critic(pack, features, out, size), as_json, as_lines)
 
 
 @federate.command(

@@ -116,15 +116,25 @@ def describe_folder(
 
 
 def write_public(path: Path, vectors: Float[np.ndarray, "n v"], size: int) -> str:
-    """Fits the basis, writes it with the public features; returns the file's sha256.
+    """Fits the basis, writes it with the public features; returns the file's sha256."""
+    return write_features(path, vectors, Basis.fit(vectors[~_is_held(len(vectors))], size))
+
+
+def write_features(
+    path: Path, vectors: Float[np.ndarray, "n v"], basis: Basis, **more: np.ndarray
+) -> str:
+    """Public features along a basis, and other public arrays; returns the file's sha256.
 
     Every fifth face is kept for evaluation, as the array `held`.
     """
-    is_held = np.arange(len(vectors)) % 5 == 4
-    basis = Basis.fit(vectors[~is_held], size)
+    is_held = _is_held(len(vectors))
     x, held = basis(vectors[~is_held]), basis(vectors[is_held])
-    _write(path, 0o644, x=x, held=held, mean=basis.mean, axes=basis.axes)
+    _write(path, 0o644, x=x, held=held, mean=basis.mean, axes=basis.axes, **more)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_held(count: int) -> np.ndarray:
+    return np.arange(count) % 5 == 4
 
 
 def write_people(

@@ -15,7 +15,6 @@ post-processing.
 """
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from veilcam.camera.errors import ConfigError, InputError
-from veilcam.model.checkpoint import read_meta
-from veilcam.model.federate import Federation, read_federation
+from veilcam.camera.errors import InputError
+from veilcam.model.federate import Federation
 from veilcam.model.federate_data import load_public_mean, pictures_of, write_rows
-from veilcam.model.ledger import NAME, promise
-from veilcam.model.private_data import PrivacyError
+from veilcam.model.federate_result import read_result
 from veilcam.model.private_latents import Describe, Encoder, write_run
 from veilcam.model.statistics import Moments, nearest_psd, to_ball, unvech, vech
 
@@ -40,11 +37,8 @@ _log = logging.getLogger(__name__)
 # its noise; the count's noise moves the mean along itself, and from 0.01 on less than its own does.
 _COUNT, _MEAN, _PAIRS = 0.03, 0.88, 0.09
 _LEAST = 0.5  # of the cameras: with fewer the mean moves less far, not by a division's noise
-ASSUMES = (
-    "the server follows the protocol, min_nodes of the cameras in the sum added their noise, and "
-    "fewer than half of a camera's neighbours work with the server"
-)
 Cut = Callable[[np.ndarray], np.ndarray | None]
+Encode = Callable[[np.ndarray], np.ndarray]
 
 
 class LatentsTask:
@@ -124,9 +118,16 @@ def load_task(path: Path, federation: Federation) -> LatentsTask:
 
 
 def encode_people(
-    folders: tuple[Path, ...], out: Path, encoder: Encoder, describe: Describe, cut: Cut
+    folders: tuple[Path, ...], out: Path, encode: Encode, describe: Describe, cut: Cut
 ) -> dict[str, Any]:
     """Writes one row for each person of the folders: the mean over pictures with a face.
+
+    Args:
+        folders: Each with a manifest.csv.
+        out: Features, 0600.
+        encode: Descriptions (n, d) -> rows: an `Encoder`, or a critic's `Basis`.
+        describe: Cut heads -> descriptions.
+        cut: Picture -> its head; None without a face.
 
     Raises:
         InputError: No manifest, or no face at all. The message names no picture.
@@ -143,10 +144,10 @@ def encode_people(
                 names.append(person)
     if not heads:
         raise InputError(f"no face was found in any of {num_pictures} pictures")
-    latents = encoder(describe(np.stack(heads)))
+    encoded = encode(describe(np.stack(heads)))
     people, index = np.unique(np.array(names), return_inverse=True)
-    rows = np.zeros((len(people), latents.shape[1]))
-    np.add.at(rows, index, latents)
+    rows = np.zeros((len(people), encoded.shape[1]))
+    np.add.at(rows, index, encoded)
     rows /= np.bincount(index)[:, None]
     write_rows(out, rows.astype(np.float32), people)
     return {"out": str(out), "faces": len(heads), "people": len(people)}
@@ -159,30 +160,12 @@ def finish(folder: Path, run_dir: Path, out: Path) -> dict[str, Any]:
     exported as every run is. Doing it again costs nothing: the sum is public by then.
 
     Raises:
-        PrivacyError: The federation did not end, or the run was made with private people before:
-            spends of two units can't be added.
+        ConfigError, PrivacyError: See `read_result`.
     """
-    from veilcam.model.federate_rounds import STATE
-
-    federation = read_federation(folder / "federation.toml")
-    if federation.task != "latents":
-        raise ConfigError(f"{folder}: task {federation.task!r}; only latents move a face bundle")
-    meta = read_meta(run_dir)
-    if (run_dir / NAME).exists() or meta.get("training") is not None:
-        raise PrivacyError(
-            f"{run_dir}: has seen private people already; its promise and the federation's (unit "
-            "camera) can't be added: start from a run that is public"
-        )
-    state = folder / "state"
-    if not (state / STATE).exists():
-        raise PrivacyError(f"{folder}: no round was applied; run `veilcam federate server` first")
-    with np.load(state / STATE) as file:
-        if str(file["fingerprint"]) != federation.fingerprint:
-            raise PrivacyError(f"{state}: of a federation with other settings than its folder's")
-        params = file["params"]
+    result = read_result(folder, run_dir, "latents")
+    federation, params = result.federation, result.params
     task = load_task(folder / "public.npz", federation)
     moments = task.moments(params)
-    training = promise(state / NAME) | {"assumes": ASSUMES}
     facts = {
         "federation": federation.name, "fingerprint": federation.fingerprint,
         "cameras": federation.num_nodes, "min_nodes": federation.min_nodes,
@@ -191,14 +174,7 @@ def finish(folder: Path, run_dir: Path, out: Path) -> dict[str, Any]:
         "mean_stddev": moments.mean_stddev, "covariance_stddev": moments.covariance_stddev,
         "moved": round(float(np.linalg.norm(moments.mean - task.center)), 4),
     }  # fmt: skip
-    private = {
-        "name": f"people of {federation.num_nodes} cameras", "pictures": "uncounted",
-        "origin": f"federation {federation.name}; no picture left its camera",
-        "licence": "not shipped", "is_private": True,
-    }  # fmt: skip
-    data = [*meta.get("data", []), private]
-    out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(state / NAME, out / NAME)
-    more = {"training": training, "data": data, "federated_latents": facts}
+    result.give(out)
+    more = {"training": result.training, "data": result.data, "federated_latents": facts}
     write_run(run_dir, out, Encoder.load(folder / "public.npz"), moments, more)
-    return {"out": str(out), "training": training, "federated_latents": facts}
+    return {"out": str(out), "training": result.training, "federated_latents": facts}

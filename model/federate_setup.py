@@ -57,16 +57,36 @@ def make_features(
 def encode(
     folders: tuple[Path, ...], kit: Path, out: Path, features: Path, models: Path
 ) -> dict[str, Any]:
-    """Writes latents of the people in `folders` by the kit's encoder; pictures are not kept."""
+    """Writes what the kit's public file makes of the people in `folders`; pictures are not kept.
+
+    Raises:
+        ConfigError: The kit learns from another kind of features.
+    """
     from veilcam.model.feature_net import load_features
     from veilcam.model.federate_latents import encode_people
     from veilcam.model.private_latents import Encoder, cutter, describer
 
     federation, _, _ = read_kit(kit)
-    if federation.task != "latents":
+    public = kit / "public.npz"
+    with np.load(public) as file:
+        is_critic = federation.task == "head" and "values" in file.files
+    if federation.task != "latents" and not is_critic:
         raise ConfigError(f"{kit}: task {federation.task!r} learns from `federate features`")
-    encoder = Encoder.load(kit / "public.npz")
-    return encode_people(folders, out, encoder, describer(load_features(features)), cutter(models))
+    made = Basis.load(public) if is_critic else Encoder.load(public)
+    return encode_people(folders, out, made, describer(load_features(features)), cutter(models))
+
+
+def move(folder: Path, run: Path, out: Path, net: Path | None) -> dict[str, Any]:
+    """Moves a public run by what the federation of `folder` found: see both modules."""
+    if read_federation(folder / "federation.toml").task == "latents":
+        from veilcam.model.federate_latents import finish
+
+        return finish(folder, run, out)
+    from veilcam.model.federate_critic import finish as follow
+
+    if net is None:
+        raise ConfigError("a discriminator moves painted heads by what the net sees: --features")
+    return follow(folder, run, net, out)
 
 
 def _tick(count: int) -> None:

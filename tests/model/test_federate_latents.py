@@ -183,7 +183,7 @@ def test_a_federation_without_a_round_or_of_other_settings_is_refused(
     with pytest.raises(PrivacyError, match="no round was applied"):
         finish(fleet, public_run, tmp_path / "out")
     write_federation(fleet / "federation.toml", replace(FED, task="head"))
-    with pytest.raises(ConfigError, match="only latents"):
+    with pytest.raises(ConfigError, match="wanted latents"):
         finish(fleet, public_run, tmp_path / "out")
 
 
