@@ -60,7 +60,7 @@ echo "<ports>" $$(ss -lntuH | tr -s " " | cut -d" " -f1,5 | tr " \\n" "=,") "</p
 echo "<net>" $$(tail -n +3 /proc/$$(systemctl show -P MainPID veilcam)/net/dev | \
 cut -d: -f1) "</net>"; \
 echo "<version>" $$(grep IMAGE_VERSION /etc/os-release) "</version>"; \
-echo "<slots>" $$(ls /efi/EFI/Linux /boot/EFI/Linux 2>&1 | tr "\n" ",") "</slots>"; \
+echo "<slots>" $$(ls /efi/EFI/Linux /boot/EFI/Linux 2>&1 | tr "\\n" ",") "</slots>"; \
 echo "<update>" $$(systemctl show -P Result veilcam-update) "</update>"; \
 echo "<failed>" $$(systemctl --failed --plain --no-legend | cut -d" " -f1) "</failed>"; \
 echo "<status>" $$(systemctl show -P StatusText veilcam) "</status>"; \
