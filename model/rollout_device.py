@@ -1,12 +1,15 @@
 """A device's side of a rollout: take what is signed, watch it, answer with noise, go back if told.
 
-`current.veil` always leads to a bundle that was verified whole; it is switched by rename. The one
-before is kept, so that going back needs no download. What is answered is drawn once, kept, and then
-sent until it has arrived: asking again tells nothing more.
+`current.veil` always leads to a bundle that was verified whole: when it came, whenever it is
+switched, and at every start. It is switched by rename. The one before is kept, so that going back
+needs no download; where it was changed on the disk, the bundle the device began with is run. What
+is answered is drawn once, kept, and then sent until it has arrived: asking again tells nothing
+more.
 """
 
 import json
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -111,13 +114,14 @@ class Device:
         self.folder, self._link, self._trusted = folder, link, trusted
         self._read_audit, self._restart, self._now = read_audit, restart, now
         self._max_epsilon = max_epsilon
-        self._told_refusal = ""
+        self._first, self._told_refusal = bundle, ""
         (folder / BUNDLES).mkdir(parents=True, exist_ok=True)
         if (folder / FILE).exists():
             self.state = _read_state(folder / FILE)
         else:
             self.state = State(current=self._keep(bundle))
             self._write()
+        self._check_current()
         self._point()
 
     def step(self) -> str:
@@ -162,15 +166,16 @@ class Device:
         return f"refused: {reason}"
 
     def _take(self, offer: Offer) -> str:
-        target = self.folder / BUNDLES / f"{offer.bundle_sha256}.veil"
-        if not target.exists():
+        target = self._place(offer.bundle_sha256)
+        if not self._is_whole(offer.bundle_sha256):
+            shutil.rmtree(target, ignore_errors=True)
             partial = Path(tempfile.mkdtemp(prefix=".new.", dir=self.folder / BUNDLES))
             try:
                 for name, wanted in offer.files.items():
                     data = self._link.file(wanted)
                     if sha256(data).hexdigest() != wanted:
                         raise OfferRefused(f"{name} came changed; it is not taken")
-                    (partial / name).write_bytes(data)
+                    _write_synced(partial / name, data)
                 if load_bundle(partial).sha256 != offer.bundle_sha256:
                     raise OfferRefused("the bundle is another than signed")
                 partial.replace(target)
@@ -191,6 +196,7 @@ class Device:
             return "rolled back; nothing to do"
         self.state.current, self.state.former = self.state.former, self.state.current
         self.state.window = {}
+        self._check_current()
         self._write()
         self._point()
         self._restart()
@@ -255,13 +261,32 @@ class Device:
     def _keep(self, bundle: Path) -> str:
         """Copies the bundle the device starts with."""
         loaded = load_bundle(bundle)
-        target = self.folder / BUNDLES / f"{loaded.sha256}.veil"
-        if not target.exists():
+        target = self._place(loaded.sha256)
+        if not self._is_whole(loaded.sha256):
             partial = self.folder / BUNDLES / f".{loaded.sha256}.partial"
+            shutil.rmtree(target, ignore_errors=True)
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(bundle, partial)
             partial.replace(target)
         return loaded.sha256
+
+    def _place(self, sha256: str) -> Path:
+        return self.folder / BUNDLES / f"{sha256}.veil"
+
+    def _is_whole(self, sha256: str) -> bool:
+        """Whether that bundle lies here as it came; a later hand or a lost write shows."""
+        try:
+            return load_bundle(self._place(sha256)).sha256 == sha256
+        except GraphError:
+            return False
+
+    def _check_current(self) -> None:
+        """What can't be vouched for is not run: the bundle the device began with is."""
+        if not self._is_whole(self.state.current):
+            _log.error("bundle %s was changed on the disk", self.state.current[:16])
+            self.state.current = self._keep(self._first)
+            self.state.window = {}
+            self._write()
 
     def _point(self) -> None:
         link = self.folder / f".{CURRENT}.partial"
@@ -271,6 +296,13 @@ class Device:
 
     def _write(self) -> None:
         write_json(self.folder / FILE, asdict(self.state))
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def run(device: Device, *, every_s: float, is_over: Callable[[], bool] = lambda: False) -> None:

@@ -292,6 +292,30 @@ def test_a_file_that_came_changed_is_not_taken(tmp_path: Path) -> None:
     assert not [p for p in (tmp_path / "devices" / rig.names[0] / "bundles").glob(".*")]
 
 
+def test_a_bundle_that_was_changed_on_the_disk_is_not_run(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    name = rig.names[0]
+    device, folder = rig.devices[name], tmp_path / "devices" / rig.names[0]
+    planted = folder / "bundles" / f"{rig.new}.veil"  # whole by itself, but another's
+    assert write_bundle(planted, "planted") != rig.new
+    assert device.step() == "taken"
+    assert load_bundle(folder / "current.veil").sha256 == rig.new  # fetched, not the planted one
+    former = folder / "bundles" / f"{rig.old}.veil"
+    (former / "int8.onnx").write_bytes(b"")  # a write that power loss took
+    rig.rollout.state.status = "rolled_back"
+    assert device.step() == "went back"
+    assert load_bundle(folder / "current.veil").sha256 == rig.old  # from what it began with
+    rig.rollout.state.status = "running"
+    (former / "manifest.json").write_text("{}")
+    again = rig.device(rig.identities[0])
+    assert again.state.current == rig.old
+    assert load_bundle(folder / "current.veil").sha256 == rig.old
+    (tmp_path / "old.veil" / "manifest.json").write_text("{}")
+    (former / "manifest.json").write_text("{}")
+    with pytest.raises(GraphError):  # nothing is left that anybody vouches for
+        rig.device(rig.identities[0])
+
+
 def test_a_device_that_trusts_another_key_stays_and_is_counted(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     who = rig.identities[0]
