@@ -11,7 +11,8 @@ _PATH = click.Path(path_type=Path)
 
 @click.group(
     epilog="\b\nExamples:\n  veilcam federate rollout key update.key\n"
-    "  veilcam federate rollout begin fleet/ new.veil --former old.veil --key update.key\n"
+    "  veilcam federate rollout begin fleet/ new.veil --former old.veil --key update.key "
+    "--audit new.json\n"
     "  veilcam federate rollout serve fleet/ --port 9093"
 )
 def rollout() -> None:
@@ -32,14 +33,17 @@ def key(path: Path, as_json: bool) -> None:
 
 @rollout.command(
     epilog="\b\nExamples:\n"
-    "  veilcam federate rollout begin fleet/ new.veil --former old.veil --key update.key\n"
     "  veilcam federate rollout begin fleet/ new.veil --former old.veil --key update.key "
-    "--stage 20 --stage 100 --min-reports 30"
+    "--audit new.json\n"
+    "  veilcam federate rollout begin fleet/ new.veil --former old.veil --key update.key "
+    "--audit new.json --stage 20 --stage 100 --min-reports 30"
 )
 @click.argument("folder", type=_PATH)
 @click.argument("bundle", type=_PATH)
 @click.option("--former", type=_PATH, required=True, help="The bundle that devices run now.")
 @click.option("--key", type=_PATH, required=True, help="From `rollout key`.")
+@click.option("--audit", type=_PATH, help="What `veilcam audit BUNDLE --json` said: a pass.")
+@click.option("--unaudited/--no-unaudited", default=False, help="Send it out without.")
 @click.option("--stage", "stages", type=float, multiple=True, default=(5.0, 25.0, 100.0))
 @click.option("--local-epsilon", default=2.0, show_default=True, help="Of a device's answer.")
 @click.option("--min-samples", type=click.IntRange(1), default=200, show_default=True)
@@ -49,20 +53,23 @@ def key(path: Path, as_json: bool) -> None:
 @click.option("--alpha", default=0.05, show_default=True, help="Of rolling back for nothing.")
 @JSON
 def begin(
-    folder: Path, bundle: Path, former: Path, key: Path, stages: tuple[float, ...],
-    local_epsilon: float, min_samples: int, min_reports: int, patience: float, silence: float,
-    alpha: float, as_json: bool,
+    folder: Path, bundle: Path, former: Path, key: Path, audit: Path | None, unaudited: bool,
+    stages: tuple[float, ...], local_epsilon: float, min_samples: int, min_reports: int,
+    patience: float, silence: float, alpha: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Sign BUNDLE and start its first stage in FOLDER, which holds roster.json."""
     state = needs_extra("veilcam.model.rollout_state", "federate")
+    from veilcam.camera.errors import ConfigError
     from veilcam.camera.manifest import load_bundle
     from veilcam.model.federate_keys import Roster
 
+    if (audit is None) != unaudited:
+        raise ConfigError("give --audit FILE, from `veilcam audit BUNDLE --json`, or --unaudited")
     rules = state.Rules(stages=stages, alpha=alpha, min_reports=min_reports, silence_s=silence)
     made = state.begin(
         folder / "rollout", bundle, load_bundle(former).sha256, key,
         Roster.read(folder / "roster.json"), rules, local_epsilon=local_epsilon,
-        min_samples=min_samples, patience_s=patience,
+        min_samples=min_samples, patience_s=patience, audit=audit,
     )  # fmt: skip
     emit(made.status(), as_json, as_lines)
 

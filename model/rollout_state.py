@@ -78,6 +78,7 @@ class State:
     taken: dict[str, float] = field(default_factory=dict)
     answers: dict[str, dict[str, bool]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -224,7 +225,8 @@ class Rollout:
                 alpha=self.rules.alpha / len(self.rules.stages),
             ), 3),
             "local_dp": {"unit": "device", "epsilon_per_answer": epsilon, "most_answers": 2},
-            "refused": self.state.refused, "decisions": self.state.decisions,
+            "audit": self.state.audit, "refused": self.state.refused,
+            "decisions": self.state.decisions,
         }  # fmt: skip
 
     def _write(self) -> None:
@@ -233,9 +235,12 @@ class Rollout:
 
 def begin(
     folder: Path, bundle: Path, former_sha256: str, key: Path, roster: Roster, rules: Rules, *,
-    local_epsilon: float, min_samples: int, patience_s: float,
+    local_epsilon: float, min_samples: int, patience_s: float, audit: Path | None = None,
 ) -> Rollout:  # fmt: skip
     """Signs a bundle, copies its files and starts the first stage.
+
+    Where `audit` is given, it is what `veilcam audit --json` said of the bundle, and has to be a
+    pass.
 
     Raises:
         ConfigError: Another rollout is running, or a stage has too few devices to decide anything.
@@ -244,6 +249,7 @@ def begin(
     if not 0 < local_epsilon < 20 or min_samples < 1 or not 0 < patience_s < math.inf:
         raise ConfigError("local_epsilon must be in (0, 20), min_samples >= 1, patience_s > 0")
     loaded, sequence = load_bundle(bundle), 1
+    told = {} if audit is None else passed_audit(audit, loaded.sha256)
     if (folder / FILE).exists():
         old = _read(folder / FILE)
         if old.status == "running":
@@ -271,9 +277,31 @@ def begin(
     for name, sha256 in offer.files.items():
         data = loaded.file_bytes(name) if name != "manifest.json" else (bundle / name).read_bytes()
         (folder / FILES / sha256).write_bytes(data)
-    state = State(envelope=envelope, offer=asdict(offer), rules=asdict(rules))
+    state = State(envelope=envelope, offer=asdict(offer), rules=asdict(rules), audit=told)
     write_json(folder / FILE, {"version": _VERSION, **asdict(state)})
     return Rollout(folder, roster)
+
+
+def passed_audit(path: Path, sha256: str) -> dict[str, Any]:
+    """What an audit said, where it is of this bundle and passed.
+
+    Raises:
+        InputError: It is no audit.
+        ConfigError: It is another bundle's, or its verdict is another.
+    """
+    try:
+        told = json.loads(path.read_text())
+        found, verdict = str(told["bundle_sha256"]), str(told["verdict"])
+        kept = {key: told[key] for key in ("verdict", "strength", "is_quick", "people")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: wanted what `veilcam audit BUNDLE --json` says ({type(error).__name__})"
+        ) from error
+    if found != sha256:
+        raise ConfigError(f"{path}: of bundle {found[:16]}, and {sha256[:16]} is to go out")
+    if verdict != "pass":
+        raise ConfigError(f"{path}: the audit's verdict is {verdict!r}; only a passed one goes out")
+    return kept
 
 
 def _read(path: Path) -> State:

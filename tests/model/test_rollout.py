@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("Crypto", reason="./scripts/setup federate")
 
 from tests.model.rollout_rig import Rig, write_bundle
 from veilcam.camera.errors import ConfigError, GraphError, InputError
 from veilcam.camera.manifest import load_bundle
+from veilcam.model.cli_federate import federate
 from veilcam.model.rollout_ballot import (
     Count,
     detectable,
@@ -346,6 +348,40 @@ def test_beginning_is_refused_where_nothing_could_be_decided(tmp_path: Path) -> 
     (tmp_path / "rollout" / "rollout.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         rig.restart_server()
+
+
+def test_only_a_bundle_whose_own_audit_passed_goes_out(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.rollout.state.status = "done"
+    rig.rollout._write()
+    rig.roster.write(tmp_path / "roster.json")
+    report, arguments = tmp_path / "audit.json", [
+        "rollout", "begin", str(tmp_path), str(tmp_path / "new.veil"), "--former",
+        str(tmp_path / "old.veil"), "--key", str(tmp_path / "update.key"), "--min-reports", "2",
+        "--stage", "50", "--stage", "100", "--json",
+    ]  # fmt: skip
+    passed = {"bundle_sha256": rig.new, "verdict": "pass", "strength": "balanced",
+              "is_quick": True, "people": "of nobody"}  # fmt: skip
+
+    def began(*more: str) -> Any:
+        return CliRunner().invoke(federate, [*arguments, *more])
+
+    for wrong, reason in (
+        ({"verdict": "fail"}, "verdict is 'fail'"), ({"verdict": "broken"}, "'broken'"),
+        ({"bundle_sha256": rig.old}, "is to go out"), ({"strength": ...}, "wanted what"),
+    ):  # fmt: skip
+        told = {k: v for k, v in (passed | wrong).items() if v is not ...}
+        report.write_text(json.dumps(told))
+        error = began("--audit", str(report)).exception
+        assert isinstance(error, ConfigError | InputError)
+        assert reason in str(error)
+    assert "give --audit FILE" in str(began().exception)
+    report.write_text(json.dumps(passed))
+    done = began("--audit", str(report))
+    assert done.exit_code == 0, done.output
+    status = json.loads(done.stdout)
+    assert status["sequence"] == 2
+    assert status["audit"] == {k: v for k, v in passed.items() if k != "bundle_sha256"}
 
 
 def test_the_pulse_is_read_or_nothing_is(tmp_path: Path) -> None:
