@@ -19,7 +19,7 @@ pytest.importorskip("Crypto", reason="./scripts/setup federate")
 from veilcam.camera.errors import ConfigError, InputError
 from veilcam.model import federate_share
 from veilcam.model.federate import Federation, read_federation
-from veilcam.model.federate_attack import ranks
+from veilcam.model.federate_attack import cosines, inverted, ranks
 from veilcam.model.federate_fleet import LocalFleet, auc, train_plain, updates_of
 from veilcam.model.federate_node import Payload
 from veilcam.model.federate_rounds import LOG, Conductor, FederationStopped
@@ -469,6 +469,14 @@ def test_a_curious_server_finds_people_in_plain_updates_only(tmp_path: Path) -> 
     behind = ranks(np.stack(masked), updates, truth)
     assert (behind == 1).sum() <= 2  # chance is 12/300; more than 2 has a chance of 1e-5
     assert 40 < np.median(behind) < 260
+    people = gallery[:12]  # now the attacker knows nobody, and paints the person from the update
+    control = cosines(inverted(head, start, updates[:12], 8), people)
+    assert np.median(control) > 0.95  # the control must fire
+    assert np.mean(control > 0.9) >= 0.7
+    strangers = cosines(np.roll(people, 1, axis=0), people)
+    given = cosines(inverted(head, start, np.stack(masked), 8), people)
+    assert given.mean() < strangers.mean() + 3 * strangers.std() / 12**0.5
+    assert (given > 0.9).sum() <= 1
 
 
 # configuration

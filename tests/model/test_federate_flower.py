@@ -20,12 +20,13 @@ from click.testing import CliRunner
 pytest.importorskip("Crypto", reason="./scripts/setup federate")
 
 from veilcam.camera.errors import ConfigError, InputError
+from veilcam.model import private_latents
 from veilcam.model.cli_federate import federate
 from veilcam.model.federate import Federation, read_federation, write_federation
 from veilcam.model.federate_data import Basis, deal, load_features, write_public, write_rows
 from veilcam.model.federate_keys import Identity, Roster, make_identity, read_key
 from veilcam.model.federate_secagg import Keys
-from veilcam.model.federate_setup import read_kit, serve, spent
+from veilcam.model.federate_setup import read_kit, serve, spent, with_public
 from veilcam.model.federate_superlink import only_fleet_from_afar
 
 FED = Federation(
@@ -169,39 +170,56 @@ def wait(is_true: Any, seconds: float) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.slow
-def test_real_processes_train_and_a_stranger_is_refused(tmp_path: Path) -> None:
-    """A SuperLink, two cameras and one that nobody registered, over TLS on loopback."""
-    pytest.importorskip("flwr", reason="./scripts/setup federate")
-    kit = tmp_path / "kit"
-    make_kit(kit)
-    make_identity(kit / "stranger")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    started: list[subprocess.Popen[str]] = []
+class Processes:
+    """Commands of `veilcam federate` on a kit, over TLS on loopback; use `with`."""
 
-    def start(*args: str) -> subprocess.Popen[str]:
-        started.append(
+    def __init__(self, kit: Path) -> None:
+        pytest.importorskip("flwr", reason="./scripts/setup federate")
+        self.kit = kit
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = str(probe.getsockname()[1])
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        self._started.append(
             subprocess.Popen(
                 [sys.executable, "-m", "veilcam.camera.cli", "federate", *args], text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
             )
         )  # fmt: skip
-        return started[-1]
+        return self._started[-1]
 
-    def node(name: str, key: str) -> subprocess.Popen[str]:
-        return start(
-            "node", str(kit), "--name", name, "--key", str(kit / key), "--people",
-            str(kit / f"{name}.npz"), "--server", f"127.0.0.1:{port}", "--root",
-            str(kit / "link" / "ca.crt"), "--state", str(tmp_path / key), "--no-duty", "--json",
+    def server(self) -> subprocess.Popen[str]:
+        made = self.start("server", str(self.kit), "--port", self.port, "--timeout", "60", "--json")
+        wait(lambda: (self.kit / "link" / "nodes.json").exists(), 180)
+        return made
+
+    def node(self, name: str, key: str) -> subprocess.Popen[str]:
+        return self.start(
+            "node", str(self.kit), "--name", name, "--key", str(self.kit / key), "--people",
+            str(self.kit / f"{name}.npz"), "--server", f"127.0.0.1:{self.port}", "--root",
+            str(self.kit / "link" / "ca.crt"), "--state", str(self.kit.parent / key), "--no-duty",
+            "--json",
         )  # fmt: skip
 
-    try:
-        server = start("server", str(kit), "--port", port, "--timeout", "60", "--json")
-        wait(lambda: (kit / "link" / "nodes.json").exists(), 180)
-        stranger, nodes = node("a", "stranger"), [node(n, n) for n in "ab"]
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_real_processes_train_and_a_stranger_is_refused(tmp_path: Path) -> None:
+    """A SuperLink, two cameras and one that nobody registered."""
+    make_kit(tmp_path / "kit")
+    make_identity(tmp_path / "kit" / "stranger")
+    with Processes(tmp_path / "kit") as run:
+        server = run.server()
+        stranger, nodes = run.node("a", "stranger"), [run.node(n, n) for n in "ab"]
         told = json.loads(server.communicate(timeout=400)[0].splitlines()[-1])
         assert told["rounds"] == 3
         assert told["applied"] >= 1  # a busy machine may be late, and late rounds are dropped
@@ -213,6 +231,38 @@ def test_real_processes_train_and_a_stranger_is_refused(tmp_path: Path) -> None:
         stranger.send_signal(signal.SIGTERM)
         assert "refuses this node" in stranger.communicate(timeout=60)[0]
         assert not (tmp_path / "stranger" / "ledger.json").exists()
-    finally:
-        for process in started:
-            process.kill()
+
+
+@pytest.mark.slow
+def test_latents_of_a_face_bundle_cross_a_real_superlink(tmp_path: Path) -> None:
+    """One round of two cameras, whose noise is as wide as eps 30 wants; then the run is moved."""
+    kit, out = tmp_path / "kit", tmp_path / "out"
+    make_kit(kit)
+    random = np.random.default_rng(0)
+    white = random.standard_normal((300, 2))
+    x = white.astype(np.float32)
+    private_latents.fit(x, white, np.arange(300) % 5 == 0, x[::5]).save(kit / "public.npz")
+    federation = replace(FED, task="latents", rounds=1, delta=1e-2)
+    write_federation(kit / "federation.toml", with_public(federation, kit / "public.npz"))
+    with Processes(kit) as run:
+        server, nodes = run.server(), [run.node(n, n) for n in "ab"]
+        told = json.loads(server.communicate(timeout=400)[0].splitlines()[-1])
+        for process in nodes:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+    assert (told["rounds"], told["applied"]) == (1, 1)
+    public = tmp_path / "public"
+    public.mkdir()
+    facts = {"step": 1, "data": []}
+    np.savez(
+        public / "state.npz", meta=np.array(json.dumps(facts)),
+        latent_mean=np.zeros(2, np.float32), latent_chol=np.eye(2, dtype=np.float32),
+    )  # fmt: skip
+    (public / "meta.json").write_text(json.dumps(facts))
+    moved = CliRunner().invoke(federate, ["move", str(kit), str(public), "-o", str(out), "--json"])
+    assert moved.exit_code == 0, moved.output
+    training = json.loads((out / "meta.json").read_text())["training"]
+    assert training["unit"] == "camera"
+    assert training["epsilon"] == pytest.approx(told["training"]["epsilon"])
+    for name in "ab":  # against the server it is one round of everybody: the same
+        assert spent(tmp_path / name)["epsilon"] == pytest.approx(training["epsilon"], rel=1e-3)

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("Crypto", reason="./scripts/setup federate")
 
 from tests.model.rollout_rig import halves, write_bundle
-from veilcam.camera.manifest import load_bundle
+from veilcam.camera.cli import cli
+from veilcam.camera.manifest import default_bundle_path, load_bundle
+from veilcam.model.cli_federate import federate
 from veilcam.model.federate_keys import Roster, make_certificates, make_identity
 from veilcam.model.rollout_offer import make_key
 from veilcam.model.rollout_state import Rollout, Rules, begin
@@ -162,3 +165,28 @@ def test_a_worse_bundle_comes_back_from_every_device(fleet: Fleet) -> None:
     assert decision["outcome"] == "rolled back"
     assert decision["new"]["noisy_fails"] == 4
     assert decision["former"]["noisy_fails"] == 0
+
+
+@pytest.mark.slow
+def test_the_real_audit_decides_whether_a_bundle_goes_out(tmp_path: Path) -> None:
+    """Two minutes. Where no second recognizer is installed, the audit is broken: it stays here."""
+    sha256 = load_bundle(None).sha256
+    names = halves(sha256, NUM)
+    Roster({n: make_identity(tmp_path / n) for n in names}).write(tmp_path / "roster.json")
+    make_key(tmp_path / "update.key")
+    bundle = str(default_bundle_path())
+    audit = CliRunner().invoke(cli, ["audit", bundle, "--quick", "--json"])
+    report = tmp_path / "audit.json"
+    report.write_text(audit.stdout)
+    verdict = json.loads(audit.stdout)["verdict"]
+    begun = CliRunner().invoke(
+        federate,
+        ["rollout", "begin", str(tmp_path), bundle, "--former", bundle, "--key",
+         str(tmp_path / "update.key"), "--audit", str(report), "--stage", "50", "--stage", "100",
+         "--min-reports", "2", "--json"],
+    )  # fmt: skip
+    if verdict == "pass":
+        assert json.loads(begun.stdout)["audit"]["verdict"] == "pass"
+    else:
+        assert f"verdict is {verdict!r}" in str(begun.exception)
+        assert not (tmp_path / "rollout").exists()
