@@ -146,6 +146,11 @@ class ActorEncoder:
         actors = tuple(self._encode(person, people.size_hw) for person in people.people)
         return SceneCodes(size_hw=people.size_hw, actors=actors, light=light)
 
+    @property
+    def skin_classes(self) -> dict[int, int]:
+        """The skin class that was sent of each track of the last frame."""
+        return {track_id: track.classes[-1] for track_id, track in self._tracks.items()}
+
     def _encode(self, person: Person, size_hw: tuple[int, int]) -> ActorCode:
         track = self._tracks.get(person.track_id)
         if track is None:

@@ -160,10 +160,14 @@ def _is_scene(bundle: Bundle) -> bool:
 
 
 def _load_tools(bundle: Bundle, folders: list[Path]) -> Instruments:
-    protection = SceneProtection if _is_scene(bundle) else FaceProtection
+    painter = Generator(bundle)
+    protection = (
+        SceneProtection(bundle, painter, load_bundle(None)) if _is_scene(bundle)
+        else FaceProtection(bundle, painter)
+    )  # fmt: skip
     has_faceres = find_model("faceres.onnx", folders) is not None
     return Instruments(
-        protection=protection(bundle, Generator(bundle)),
+        protection=protection,
         finder=FaceFinder(),
         recognizers=load_recognizers(folders),
         mesh=load_mesh(),

@@ -9,16 +9,23 @@ from jaxtyping import Float, Float32, UInt8
 from veilcam.camera.actor_cast import load_cast
 from veilcam.camera.actor_code import ActorEncoder
 from veilcam.camera.audit_protect import Protected
+from veilcam.camera.audit_protect import code_row as head_row
+from veilcam.camera.code import HEAD_FIELDS
 from veilcam.camera.generator import Generator
 from veilcam.camera.manifest import Bundle
 from veilcam.camera.people import PeopleAnalyser
 from veilcam.camera.person_boxes import PersonBoxes
 from veilcam.camera.plate import PlateLearner
 from veilcam.camera.pose import PoseModel
+from veilcam.camera.repaint import Repainter
+from veilcam.camera.scene_heads import SceneHeads
 from veilcam.camera.scene_loop import ActorPainter, SceneLoop
-from veilcam.camera.scene_types import ActorCode, Box, People, Person, SceneCodes
+from veilcam.camera.scene_types import NO_HEADS, ActorCode, Box, Heads, People, Person, SceneCodes
 from veilcam.camera.sink import MemorySink
 from veilcam.camera.source import ArraySource
+from veilcam.camera.types import Codes, Frame
+
+_FACE_NUMBERS = 1 + len(HEAD_FIELDS) + 5  # whether there is one; fields; size, roll, skin
 
 
 class SceneProtection:
@@ -27,12 +34,14 @@ class SceneProtection:
     Args:
         bundle: Verified bundle of mode `scene`.
         generator: Its generator.
+        faces: Verified bundle of mode `face`, for heads that are near.
     """
 
-    def __init__(self, bundle: Bundle, generator: Generator) -> None:
+    def __init__(self, bundle: Bundle, generator: Generator, faces: Bundle) -> None:
         assets = Path(str(files("veilcam.camera") / "assets"))
         self._cast, self._facing = load_cast(bundle)
         self._generator = generator
+        self._faces, self._face_generator = faces, Generator(faces)
         self._detect = PersonBoxes(assets / "yolox.onnx")
         self._pose = PoseModel(assets / "movenet.onnx")
 
@@ -40,6 +49,7 @@ class SceneProtection:
         """The picture as `scene` mode shows it; the code's row is None where nobody was found."""
         size_hw = (bgr.shape[0], bgr.shape[1])
         tap = _Tap(self._cast)
+        heads = _HeadsTap(self._faces, Repainter(self._face_generator))
         sink = MemorySink()
         SceneLoop(
             ArraySource([bgr]), sink,
@@ -47,20 +57,34 @@ class SceneProtection:
                 self._facing, proof=None, detect=self._detect, pose=self._pose
             ),
             learner=PlateLearner(size_hw), encoder=tap, paint=ActorPainter(self._generator),
+            heads=heads,
         ).run()  # fmt: skip
         hulls = tuple(_corners(person.box_xywh) for person in tap.people)
-        return Protected(sink.frames[-1].bgr, code_row(tap.actors, size_hw), hulls)
+        return Protected(sink.frames[-1].bgr, code_row(tap.actors, heads.told, size_hw), hulls)
 
 
 def code_row(
-    actors: tuple[ActorCode, ...], size_hw: tuple[int, int]
+    actors: tuple[ActorCode, ...], heads: Heads, size_hw: tuple[int, int]
 ) -> Float32[np.ndarray, " c"] | None:
-    """Everything that is sent of the largest actor: pose, facing, looks as told, place and size."""
+    """All that is sent of the largest actor: pose, facing, looks as told, place, its head."""
     if not actors:
         return None
     actor = max(actors, key=lambda a: a.height)
     place = [actor.left / size_hw[1], actor.top / size_hw[0], actor.height / size_hw[0]]
-    return np.array([*actor.values, *place], np.float32)
+    own = tuple(head for head in heads.codes if head.track_id == actor.track_id)
+    face = head_row(Codes(size_hw=size_hw, heads=own))
+    told = [0.0] * _FACE_NUMBERS if face is None else [1.0, *face]
+    return np.array([*actor.values, *place, *told], np.float32)
+
+
+class _HeadsTap(SceneHeads):
+    """Heads that show the audit what was made of them."""
+
+    told: Heads = NO_HEADS
+
+    def __call__(self, frame: Frame, people: People, skin_of: dict[int, int]) -> Heads:
+        self.told = super().__call__(frame, people, skin_of)
+        return self.told
 
 
 class _Tap(ActorEncoder):

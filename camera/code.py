@@ -261,11 +261,14 @@ class Encoder:
             return _TrackCode(person.latent, skin, self.strength)
         epsilon = plan_of(self.strength).skin_epsilon
         skin = TrackSkin(skin_bgr, epsilon=epsilon, random=self._random)
-        return _TrackCode(self._draw(SKIN_CLASSES[skin.skin_class]), skin, self.strength)
+        latent = self.draw_for(SKIN_CLASSES[skin.skin_class], self._random)
+        return _TrackCode(latent, skin, self.strength)
 
-    def _draw(self, skin_bgr: tuple[float, float, float]) -> Float32[np.ndarray, " z"]:
+    def draw_for(
+        self, skin_bgr: tuple[float, float, float], random: np.random.Generator
+    ) -> Float32[np.ndarray, " z"]:
         """Of some random people the one whose skin goes best with the skin class that is sent."""
-        noise = self._random.standard_normal((_NUM_CANDIDATES, len(self._mean)))
+        noise = random.standard_normal((_NUM_CANDIDATES, len(self._mean)))
         people = self._mean + self._truncation * (noise.astype(np.float32) @ self._chol.T)
         colours = people @ self._skin[:, :-1].T + self._skin[:, -1]
         log_ratio = np.log(np.clip(colours, 8, 255)) - np.log(np.maximum(skin_bgr, 8))

@@ -54,9 +54,9 @@ def compose(frame: Frame, codes: Codes, patches: Patches) -> SafeFrame:
     pairs = sorted(zip(codes.heads, patches.bgra, strict=True), key=lambda p: p[0].size_px)
     fills = [_fill(canvas, outside, head) for head, _ in pairs]  # all before one is laid over
     for layer in fills:
-        _lay_over_into(canvas, layer)
+        lay_over_into(canvas, layer)
     for head, bgra in pairs:
-        _lay_over_into(canvas, _stand_in(canvas.shape[:2], head, bgra))
+        lay_over_into(canvas, stand_in(canvas.shape[:2], head, bgra))
     return SafeFrame(canvas, frame.index, frame.time_s, "", _MAKER)
 
 
@@ -86,9 +86,14 @@ def _outside(
 def _check(size_hw: tuple[int, int], codes: Codes, patches: Patches) -> None:
     if codes.size_hw != size_hw:
         raise ValueError(f"code is for a frame of {codes.size_hw}, got a frame of {size_hw}")
-    if len(patches.bgra) != len(codes.heads):
-        raise ValueError(f"got {len(patches.bgra)} patches for {len(codes.heads)} heads")
-    for head, bgra in zip(codes.heads, patches.bgra, strict=True):
+    check_heads(codes.heads, patches)
+
+
+def check_heads(heads: tuple[HeadCode, ...], patches: Patches) -> None:
+    """Raises ValueError where codes and patches do not fit or hold what is no number."""
+    if len(patches.bgra) != len(heads):
+        raise ValueError(f"got {len(patches.bgra)} patches for {len(heads)} heads")
+    for head, bgra in zip(heads, patches.bgra, strict=True):
         if bgra.dtype != np.uint8 or bgra.ndim != 3 or bgra.shape[2] != 4:
             raise ValueError(f"patch must be uint8 (p, p, 4), got {bgra.dtype} {bgra.shape}")
         numbers = np.array([*head.center_xy, head.size_px, head.roll_deg, *head.skin_bgr])
@@ -99,14 +104,15 @@ def _check(size_hw: tuple[int, int], codes: Codes, patches: Patches) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class Layer:
     """Something to lay over the canvas: its box x1, y1, x2, y2 and premultiplied BGRA pixels."""
 
     box: tuple[int, int, int, int]
     bgra: UInt8[np.ndarray, "h w 4"]
 
 
-def _lay_over_into(canvas: UInt8[np.ndarray, "h w 3"], layer: _Layer | None) -> None:
+def lay_over_into(canvas: UInt8[np.ndarray, "h w 3"], layer: Layer | None) -> None:
+    """A layer over the canvas; None lies outside of it."""
     if layer is None:
         return
     x1, y1, x2, y2 = layer.box
@@ -119,7 +125,7 @@ def _lay_over_into(canvas: UInt8[np.ndarray, "h w 3"], layer: _Layer | None) -> 
 
 def _fill(
     canvas: UInt8[np.ndarray, "h w 3"], outside: UInt8[np.ndarray, "h w"], head: HeadCode
-) -> _Layer | None:
+) -> Layer | None:
     """A smooth picture of what is around one hull, opaque in the hull and faded out around it.
 
     Args:
@@ -148,7 +154,7 @@ def _fill(
     cv2.multiply(_pull_push(weighted), cv2.merge([alpha] * 4), fill)
     fill[..., 3] = 255 * alpha
     bgra = cv2.resize(fill.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR)
-    return _Layer(box, bgra)
+    return Layer(box, bgra)
 
 
 def _pull_push(weighted: Float32[np.ndarray, "h w 4"]) -> Float32[np.ndarray, "h w 4"]:
@@ -173,9 +179,9 @@ def _pull_push(weighted: Float32[np.ndarray, "h w 4"]) -> Float32[np.ndarray, "h
     return np.asarray(weighted + (1 - weighted[..., 3:] / 255) * below, np.float32)
 
 
-def _stand_in(
+def stand_in(
     size_hw: tuple[int, int], head: HeadCode, bgra: UInt8[np.ndarray, "p p 4"]
-) -> _Layer | None:
+) -> Layer | None:
     """One stand-in, turned, scaled and colour-matched."""
     side = bgra.shape[0]
     alpha = cv2.multiply(cv2.extractChannel(bgra, 3), _border_ramp(side), scale=1 / 255)
@@ -195,7 +201,7 @@ def _stand_in(
     # pixel centres lie at whole numbers for warpAffine and at halves in our coordinates
     back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5 - (x1, y1)
     layer = cv2.merge([colour, alpha])
-    return _Layer(box, cv2.warpAffine(layer, back, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR))
+    return Layer(box, cv2.warpAffine(layer, back, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR))
 
 
 @cache

@@ -48,16 +48,18 @@ def explain() -> dict[str, Any]:
 
     Bits are upper bounds: the width of what is sent, not how much of it a person's face fills.
     """
+    strengths = {strength.value: explain_at(strength) for strength in CHOICES}
+    head_bits = {name: value["bits_per_frame"] for name, value in strengths.items()}
     return {
         "default": DEFAULT.value,
         "fps": FPS,
         "width": SIZE_HW[1],
         "height": SIZE_HW[0],
-        "strengths": {strength.value: explain_at(strength) for strength in CHOICES},
+        "strengths": strengths,
         "frame_mode": layout_plan.statement(),
         "with_prompt": WITH_PROMPT,
         "not_counted": NOT_COUNTED,
-        "scene": explain_scene(FPS, SIZE_HW),
+        "scene": explain_scene(FPS, SIZE_HW, head_bits),
     }
 
 

@@ -12,16 +12,18 @@ from veilcam.camera.strength import CHOICES, Strength
 _PLACES = ("left", "top", "height")
 
 
-def explain_scene(fps: int, size_hw: tuple[int, int]) -> dict[str, Any]:
+def explain_scene(fps: int, size_hw: tuple[int, int], head_bits: dict[str, int]) -> dict[str, Any]:
     """Bits and epsilon of one actor at each strength, and what the background tells.
 
     Args:
         fps: Frames a second.
         size_hw: Of the picture.
+        head_bits: Bits a frame of a head's code at each strength.
     """
     return {
         "strengths": {s.value: _at(s, fps, size_hw) for s in CHOICES},
         "light_bits_per_second": round(BITS_PER_S, 1),
+        "head_bits_per_frame": {s.value: head_bits[s.value] for s in CHOICES},
         "plate_setup": "median of nine still moments; no epsilon",
         "plate_refresh": PlateConfig().claim(),
     }
@@ -62,6 +64,8 @@ def scene_lines(value: dict[str, Any]) -> list[str]:
                 "bits_per_second", "bits_per_track", "epsilon_per_track"):  # fmt: skip
         sums = "".join(f"{value['strengths'][name][key]:>12g}" for name in names)
         lines.append(f"  {key.replace('_', ' '):32}{sums}")
+    heads = "".join(f"{value['head_bits_per_frame'][name]:>12g}" for name in names)
+    lines.append(f"  {'its head, where it is near':32}{heads}  bits a frame")
     claim = value["plate_refresh"]
     lines.append(f"  light of the room: at most {value['light_bits_per_second']} bits a second")
     lines.append(f"  background, first picture: {value['plate_setup']}")

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from veilcam.camera.compose import check_heads, lay_over_into, stand_in
 from veilcam.camera.scene_light import gain_table
-from veilcam.camera.scene_types import ActorCode, Plate, SceneCodes
-from veilcam.camera.types import _MAKER, Patches, SafeFrame
+from veilcam.camera.scene_types import NO_HEADS, ActorCode, Heads, Plate, SceneCodes
+from veilcam.camera.types import _MAKER, HeadCode, Patches, SafeFrame
 
 _STAGE_BGR = (86, 80, 76)  # shown until the plate is there
 _TEXT_BGR = (150, 146, 142)
@@ -16,11 +17,20 @@ _SHADOW = 0.45  # darkest part of a shadow
 _RIM = 0.04  # of a patch's sides: alpha falls to 0 there
 # outlines come out soft; below a sixth of full cover nothing is left of them
 _CRISP = np.clip((np.arange(256) - 42) * 1.5, 0, 255).astype(np.uint8)
+# The body's own head, which the face's picture may not cover: an ellipse in that picture's sides.
+_OWN_HEAD, _OWN_HEAD_UP = (0.40, 0.44), 0.10
+_LARGE, _SOFT_PX = 1.5, 1.0  # of a patch's height; of its pixels
 _MAX_HEIGHTS = 4.0  # of the frame: a larger patch is no person
 
 
 def compose_scene(
-    plate: Plate, codes: SceneCodes, patches: Patches, *, index: int, time_s: float
+    plate: Plate,
+    codes: SceneCodes,
+    patches: Patches,
+    *,
+    index: int,
+    time_s: float,
+    heads: Heads = NO_HEADS,
 ) -> SafeFrame:
     """The plate in the light of now with its actors, those behind first.
 
@@ -30,11 +40,13 @@ def compose_scene(
         patches: One BGRA patch (straight alpha) for each actor, in the code's order.
         index: Of the frame it stands for.
         time_s: Of the frame it stands for.
+        heads: Laid over the actors they belong to.
 
     Raises:
         ValueError: Sizes or numbers of plate, codes and patches do not fit, or are not finite.
     """
     _check(plate, codes, patches)
+    check_heads(heads.codes, heads.patches)
     if plate.bgr is None:
         canvas = _stage(codes.size_hw, round(10 * plate.known)).copy()
     else:
@@ -43,8 +55,15 @@ def compose_scene(
     for actor, _ in pairs:
         _shade_into(canvas, actor)
     table = gain_table(codes.light)
+    faces = {
+        head.track_id: (head, bgra)
+        for head, bgra in zip(heads.codes, heads.patches.bgra, strict=True)
+    }
     for actor, bgra in pairs:
-        _lay_over_into(canvas, actor, bgra, table)
+        face = faces.get(actor.track_id)
+        _lay_over_into(canvas, actor, bgra, table, face[0] if face else None)
+        if face:
+            lay_over_into(canvas, stand_in(codes.size_hw, *face))
     return SafeFrame(canvas, index, time_s, "", _MAKER)
 
 
@@ -109,8 +128,9 @@ def _lay_over_into(
     actor: ActorCode,
     bgra: UInt8[np.ndarray, "p q 4"],
     table: UInt8[np.ndarray, "1 256 3"],
+    face: HeadCode | None,
 ) -> None:
-    """The patch, scaled to the actor's rectangle, over the canvas."""
+    """The patch, scaled to the actor's rectangle, over the canvas, without the head it gets."""
     rows, columns = bgra.shape[:2]
     height = max(round(actor.height), 2)
     width = max(round(actor.height * columns / rows), 1)
@@ -125,7 +145,15 @@ def _lay_over_into(
     colour = cv2.multiply(colour, cv2.cvtColor(alpha, cv2.COLOR_GRAY2BGR), scale=1 / 255)
     # a warp by parts of a pixel took ten times as long and looked the same
     how = cv2.INTER_CUBIC if height > rows else cv2.INTER_AREA
-    whole = cv2.resize(cv2.merge([colour, alpha]), (width, height), interpolation=how)
+    layer = cv2.merge([colour, alpha])
+    if height > _LARGE * rows:  # the cells that a patch is made of would be seen as squares
+        layer = cv2.GaussianBlur(layer, (0, 0), _SOFT_PX)
+    whole = cv2.resize(layer, (width, height), interpolation=how)
+    if face is not None:
+        middle = face.center_xy[0] - left, face.center_xy[1] - _OWN_HEAD_UP * face.size_px - top
+        axes = tuple(max(round(share * face.size_px), 1) for share in _OWN_HEAD)
+        at = round(middle[0]), round(middle[1])
+        cv2.ellipse(whole, at, axes, face.roll_deg, 0, 360, (0, 0, 0, 0), cv2.FILLED)
     placed = whole[y1 - top : y2 - top, x1 - left : x2 - left]
     region = canvas[y1:y2, x1:x2]
     alpha = cv2.extractChannel(placed, 3)

@@ -14,15 +14,18 @@ from veilcam.camera.parts import SinkLike, SourceLike
 from veilcam.camera.pending import Pending
 from veilcam.camera.people import PeopleAnalyser, Proof
 from veilcam.camera.plate import PlateLearner
+from veilcam.camera.repaint import Repainter
 from veilcam.camera.report import RunReport
 from veilcam.camera.running import Running
 from veilcam.camera.scene_compose import compose_scene
-from veilcam.camera.scene_types import ActorCode, People, Plate, SceneCodes
+from veilcam.camera.scene_heads import SceneHeads
+from veilcam.camera.scene_types import NO_HEADS, ActorCode, Heads, People, Plate, SceneCodes
 from veilcam.camera.types import Frame, Patches, SafeFrame, Scene
 
 Analyse = Callable[[Frame], People]
 Paint = Callable[[SceneCodes], Patches]
-STAGES = ("analyse", "learn", "encode", "generate", "compose", "total")
+FindFaces = Callable[[Frame, People, dict[int, int]], Heads]
+STAGES = ("analyse", "learn", "encode", "generate", "heads", "compose", "total")
 _PROOF_HW = (360, 640)
 _SAME = 0.003  # of a patch's sides: less than half a pixel of it
 
@@ -38,6 +41,7 @@ class SceneLoop(Running):
         learner: Learns the plate.
         encoder: People -> code.
         paint: Code -> one patch for each actor.
+        heads: Heads of those who are near; None paints bodies alone.
         bundle_sha256: Hash of the bundle, for the report.
     """
 
@@ -50,12 +54,13 @@ class SceneLoop(Running):
         learner: PlateLearner,
         encoder: ActorEncoder,
         paint: Paint,
+        heads: FindFaces | None = None,
         bundle_sha256: str = "",
     ) -> None:
         report = SceneReport(bundle_sha256=bundle_sha256, learner=learner)
         super().__init__(source, sink, stages=STAGES, report=report)
         self._analyse, self._learner = analyse, learner
-        self._actor_encoder, self._paint_actors = encoder, paint
+        self._actor_encoder, self._paint_actors, self._heads = encoder, paint, heads
 
     def step(self) -> bool:
         """Take one frame in and hand one safe frame out; False once the source is empty."""
@@ -88,11 +93,17 @@ class SceneLoop(Running):
             stage = "generate"
             with spent.timed(stage):
                 patches = self._paint_actors(codes)
+            heads = NO_HEADS
+            if self._heads is not None:
+                stage = "heads"
+                with spent.timed(stage):
+                    heads = self._heads(frame, people, self._actor_encoder.skin_classes)
             stage = "compose"
             with spent.timed(stage):
                 safe = compose_scene(
-                    self._learner.plate, codes, patches, index=frame.index, time_s=frame.time_s
-                )
+                    self._learner.plate, codes, patches, index=frame.index, time_s=frame.time_s,
+                    heads=heads,
+                )  # fmt: skip
         except Exception as error:  # whatever happens, the sink gets a blank
             self._learner.forget_slot()
             reason = self._fault(stage, type(error).__name__)
@@ -168,10 +179,13 @@ def build_loop(
     proof = make_proof(generator, cast.latents[0])
     analyser = PeopleAnalyser(facing, proof=proof)
     analyser.warm_up(source.size_hw)
-
+    faces = load_bundle(None)
+    heads = SceneHeads(faces, Repainter(Generator(faces)))
+    heads.warm_up(source.size_hw)
     return SceneLoop(
         source, sink, analyse=analyser, learner=PlateLearner(source.size_hw),
-        encoder=ActorEncoder(cast), paint=ActorPainter(generator), bundle_sha256=loaded.sha256,
+        encoder=ActorEncoder(cast), paint=ActorPainter(generator), heads=heads,
+        bundle_sha256=loaded.sha256,
     )  # fmt: skip
 
 

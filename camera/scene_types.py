@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from veilcam.camera.types import HeadCode, Patches
+
 Box = tuple[float, float, float, float]  # left, top, width, height in frame pixels
 
 
@@ -81,6 +83,22 @@ class SceneCodes:
     size_hw: tuple[int, int]
     actors: tuple[ActorCode, ...]
     light: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heads:
+    """Heads of actors that are near.
+
+    Attributes:
+        codes: One for each; its track is the actor's.
+        patches: Their pictures, in the same order.
+    """
+
+    codes: tuple[HeadCode, ...]
+    patches: Patches
+
+
+NO_HEADS = Heads(codes=(), patches=Patches(bgra=()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
