@@ -27,7 +27,7 @@ import click
 import numpy as np
 
 from veilcam.model.federate import Federation, write_federation
-from veilcam.model.federate_attack import ranks
+from veilcam.model.federate_attack import cosines, inverted, ranks
 from veilcam.model.federate_data import camera_of, load_features, write_rows
 from veilcam.model.federate_fleet import train_plain, updates_of
 from veilcam.model.federate_keys import Roster, make_identity
@@ -284,7 +284,25 @@ def overhear(federation: Federation, folder: Path, tap: Tap) -> dict[str, Any]:
         "mean_place_by_chance": 0.5,
         "uniform_chi2_255": float(((counts - expected) ** 2 / expected).sum()),
         "control_search": int((up + dealt[0][0].tobytes()).count(dealt[0][0].tobytes())),
+        **invert(federation, head, everybody, vectors),
     }  # fmt: skip
+
+
+def invert(
+    federation: Federation, head: Head, people: np.ndarray, vectors: list[np.ndarray]
+) -> dict[str, float]:
+    """Features painted from updates of 20 single people, the control, and from masked vectors."""
+    start, alone = head.initial(), people[:: len(people) // 20][:20]
+    plain = updates_of(federation, head, start, list(alone[:, None]))
+    found = inverted(head, start, plain, federation.feature_size)
+    seen = np.stack(vectors[:20]) * federation.ring.step
+    behind = inverted(head, start, seen, federation.feature_size)
+    strangers = cosines(np.roll(alone, 1, axis=0), alone)
+    return {
+        "inverted_control_cosine": float(np.median(cosines(found, alone))),
+        "inverted_masked_cosine": float(np.median(cosines(behind, alone[: len(behind)]))),
+        "cosine_of_strangers": float(np.median(strangers)),
+    }
 
 
 def _arrays(data: bytes, key: bytes, size: int, kind: str) -> list[np.ndarray]:
