@@ -19,6 +19,7 @@ _FILL_PX = 40  # longer side of the picture in which a hull is filled
 _COARSEST_PX = 5  # longer side of the picture from which unknown parts are taken at last
 _NO_BACKGROUND = 96.0  # fill level where hulls cover everything around
 _EDGE_RAMP = 0.06  # of the patch side: alpha falls to 0 at the patch's border
+_SHRUNK = 0.7  # of the patch side: heads smaller than that are first made smaller by area means
 _GAIN_RANGE = (0.5, 2.0)
 _LEVELS = np.arange(256)[:, None]
 _ONES = np.ones(3, np.float32)
@@ -198,9 +199,13 @@ def stand_in(
     x1, y1, x2, y2 = box
     colour = cv2.LUT(cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR), _gain_table(bgra, head.skin_bgr))
     colour = cv2.multiply(colour, cv2.cvtColor(alpha, cv2.COLOR_GRAY2BGR), scale=1 / 255)
+    layer = cv2.merge([colour, alpha])
+    small = max(round(head.size_px), 1)
+    if small < _SHRUNK * side:  # a warp alone would skip pixels of it: eyes come and go
+        layer = cv2.resize(layer, (small, small), interpolation=cv2.INTER_AREA)
+        back[:, :2] *= side / small
     # pixel centres lie at whole numbers for warpAffine and at halves in our coordinates
     back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5 - (x1, y1)
-    layer = cv2.merge([colour, alpha])
     return Layer(box, cv2.warpAffine(layer, back, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR))
 
 

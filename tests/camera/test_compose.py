@@ -119,6 +119,17 @@ def test_the_stand_in_gets_the_wanted_skin():
     assert np.abs(shown[45, 60].astype(int) - (90, 112, 150)).max() <= 3
 
 
+def test_a_small_head_is_the_mean_of_its_pixels_and_skips_none():
+    fine = patch(128, colour=(0, 0, 0))
+    fine[::2, ::2, :3] = fine[1::2, 1::2, :3] = 240  # a board of single pixels, mean 120
+    drawn = head(60, 45, 3, 3, size=18.4, skin=(120.0, 120.0, 120.0))
+    codes = Codes(size_hw=SIZE_HW, heads=(drawn,))
+    ground = np.full((*SIZE_HW, 3), 10, np.uint8)
+    shown = compose(Frame(ground, 0, 0.0), codes, Patches(bgra=(fine,))).bgr[42:49, 57:64]
+    assert np.ptp(shown.astype(int)) <= 24
+    assert 50 <= shown.mean() <= 150
+
+
 def test_the_colour_match_is_bounded():
     shown = make(np.zeros((*SIZE_HW, 3), np.uint8), head(skin=(255.0, 255.0, 255.0))).bgr
     assert np.abs(shown[45, 60].astype(int) - (120, 150, 190)).max() <= 3
