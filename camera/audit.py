@@ -22,6 +22,7 @@ from veilcam.camera.audit_recognizers import (
 from veilcam.camera.audit_rows import identity_findings
 from veilcam.camera.audit_scene import SceneProtection
 from veilcam.camera.audit_shots import Instruments, Shot, load_mesh, measure
+from veilcam.camera.audit_state import AuditState
 from veilcam.camera.audit_traits import trait_rows
 from veilcam.camera.audit_use import utility_rows, variety_row
 from veilcam.camera.audit_verdict import check_controls, control, judge
@@ -54,6 +55,8 @@ class AuditOptions:
         public: Pictures that may be shown in the report.
         members, non_members: Training pictures and like ones that were not trained on.
         cache: Folder for arrays of public pictures.
+        state: Folder that keeps the numbers of pictures until the audit is through, so that one
+            that is interrupted goes on; they are personal data of the people under attack.
         is_quick: Fewer people and frames.
     """
 
@@ -67,6 +70,7 @@ class AuditOptions:
     members: Path | None = None
     non_members: Path | None = None
     cache: Path | None = None
+    state: Path | None = None
     is_quick: bool = False
 
     @property
@@ -99,7 +103,10 @@ def run_audit(options: AuditOptions) -> AuditResult:
     generator = Generator(heads)
     folders = model_folders(options.models, options.people)
     tools = _load_tools(bundle, folders)
-    attacked, others, source = _measure_people(options, heads, generator, tools)
+    if options.state is not None and options.people is None:
+        raise ConfigError("--state needs --people: people that are drawn are others each time")
+    state = AuditState(options.state, _what(options, bundle)) if options.state else None
+    attacked, others, source = _measure_people(options, heads, generator, tools, state)
     names = tuple(r.name for r in tools.recognizers)
     findings = identity_findings(attacked, others, names, _log.info)
     attacks = findings.rows + trait_rows(attacked, others)
@@ -134,6 +141,8 @@ def run_audit(options: AuditOptions) -> AuditResult:
         "is_quick": options.is_quick,
         "seconds": round(time.monotonic() - start_s, 1),
     }
+    if state is not None:
+        state.remove()
     return AuditResult(value, findings.curves, tools, _shown(options, heads, generator))
 
 
@@ -150,6 +159,13 @@ def claims_of(bundle: Bundle) -> dict[str, Any]:
         },
         "data": [d.get("name") for d in bundle.manifest["data"]],
     }
+
+
+def _what(options: AuditOptions, bundle: Bundle) -> dict[str, Any]:
+    """What numbers of pictures depend on."""
+    folders = {name: str(getattr(options, name)) for name in ("people", "learn_on", "models")}
+    sizes = list(options.sizes)
+    return {"bundle": bundle.sha256, "strength": options.strength, "sizes": sizes, **folders}
 
 
 def _is_scene(bundle: Bundle) -> bool:
@@ -177,7 +193,11 @@ def _load_tools(bundle: Bundle, folders: list[Path]) -> Instruments:
 
 
 def _measure_people(
-    options: AuditOptions, bundle: Bundle, generator: Generator, tools: Instruments
+    options: AuditOptions,
+    bundle: Bundle,
+    generator: Generator,
+    tools: Instruments,
+    state: AuditState | None,
 ) -> tuple[list[Shot], list[Shot], dict[str, Any]]:
     num_attacked, num_others, _ = options.sizes
     if options.people is not None:
@@ -194,8 +214,8 @@ def _measure_people(
     )
     total = len(split.attacked) + len(split.others)
     tick = _ticker(total)
-    others = measure(split.others, tools, is_learning=True, tick=tick)
-    attacked = measure(split.attacked, tools, is_learning=False, tick=tick)
+    others = measure(split.others, tools, is_learning=True, tick=tick, state=state)
+    attacked = measure(split.attacked, tools, is_learning=False, tick=tick, state=state)
     people = {s.person for s in attacked}
     if len(people) < _MIN_PEOPLE:
         raise InputError(

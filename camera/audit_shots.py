@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,6 +23,9 @@ from veilcam.camera.audit_protect import (
 )
 from veilcam.camera.audit_recognizers import Recognizer, crop_box
 from veilcam.camera.face_mesh import BOX_FACTOR, FaceMesh
+
+if TYPE_CHECKING:
+    from veilcam.camera.audit_state import AuditState
 
 ORIGINAL, COPY, OURS, PLANTED = "original", "copy", "veilcam", "planted"
 PIXELS = "pixels"  # what an attacker who learns sees beside a recognizer's vector
@@ -78,7 +82,7 @@ def load_mesh() -> FaceMesh:
 
 def measure(
     pictures: Iterable[Picture], tools: Instruments, *, is_learning: bool,
-    tick: Callable[[], None],
+    tick: Callable[[], None], state: "AuditState | None" = None,
 ) -> list[Shot]:  # fmt: skip
     """One shot for each picture in which the judge finds a face.
 
@@ -87,10 +91,16 @@ def measure(
         tools: Instruments.
         is_learning: True for pictures that attackers learn on: fewer views, no utility.
         tick: Called after each picture.
+        state: Keeps the numbers, and has those of an audit that was interrupted.
     """
     shots = []
     for picture in pictures:
-        shot = _measure_one(picture, tools, is_learning)
+        who = picture.person, picture.number
+        is_known, shot = state.get(*who, is_learning=is_learning) if state else (False, None)
+        if not is_known:
+            shot = _measure_one(picture, tools, is_learning)
+            if state is not None:
+                state.put(*who, shot, is_learning=is_learning)
         if shot is not None:
             shots.append(shot)
         tick()

@@ -186,6 +186,11 @@ def explain(as_json: bool) -> None:
 @click.option("--members", type=click.Path(path_type=Path), help="Public training pictures.")
 @click.option("--non-members", type=click.Path(path_type=Path), help="Like, but not trained on.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Arrays of public pictures.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help="Folder to go on from when interrupted; holds face vectors till the end.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Report, .html")
 @click.option("--quick/--no-quick", default=False, help="Fewer people and frames.")
 @JSON
