@@ -146,7 +146,7 @@ def check_updates(
         server.offer(versions[version])
         begin_s = time.monotonic()
         machine.started_s = begin_s  # patience counts from here
-        machine.wait_for(f"update {version}", lies_there(f"veilcam_{version}+2.efi"), patience_s)
+        machine.wait_for(f"update {version}", lies_there(f"veilcam_{version}"), patience_s)
         return time.monotonic() - begin_s
 
     spent_s = update_to(GOOD)

@@ -231,6 +231,7 @@ def main() -> int:
     parser.add_argument(
         "--patience", type=float, default=1500, help="Seconds to the first picture."
     )
+    parser.add_argument("--disk", type=Path, help="Go on with this one: updates alone.")
     parser.add_argument("--updates", action="store_true", help="Try updates, too (an hour).")
     parser.add_argument("--cuts", type=int, default=20, help="Power cuts in an update.")
     arguments = parser.parse_args()
@@ -239,8 +240,10 @@ def main() -> int:
     checks = Checks()
     machines = load_machine()
     settings = SETTINGS | (settings_of(arguments.port + 1) if arguments.updates else {})
-    image = make_image(arguments.folder, arguments.image, checks)
-    disk = make_disk(arguments.folder, image, settings, checks)
+    disk = arguments.disk
+    if disk is None:
+        image = make_image(arguments.folder, arguments.image, checks)
+        disk = make_disk(arguments.folder, image, settings, checks)
     kernel = (f"{machines.CAMERA} systemd.default_device_timeout_sec=1800 "
         "systemd.default_timeout_start_sec=1800 "
               "systemd.wants=look.service systemd.wants=move.service")  # fmt: skip
@@ -254,8 +257,9 @@ def main() -> int:
     )  # fmt: skip
     with machine, UpdateServer(arguments.folder, arguments.port + 1) as server:
         try:
-            check_camera(machine, checks, arguments.patience)
-            check_system(machine, checks)
+            if arguments.disk is None:
+                check_camera(machine, checks, arguments.patience)
+                check_system(machine, checks)
             if arguments.updates:
                 check_updates(
                     machine, server, arguments.folder, checks, said,
