@@ -1,5 +1,6 @@
 """What `veilcam audit` does around the measuring: writes the report, says the verdict, exits."""
 
+import json
 import logging
 import os
 import tempfile
@@ -13,8 +14,15 @@ _log = logging.getLogger(__name__)
 EXIT_CODES = {"pass": 0, "fail": 0, "broken": 1}
 
 
-def audit(options: AuditOptions, out: Path | None) -> tuple[dict[str, Any], int]:
+def audit(
+    options: AuditOptions, out: Path | None, beside: tuple[Path, ...] = ()
+) -> tuple[dict[str, Any], int]:
     """Runs the audit and writes the page; the JSON value and the exit code.
+
+    Args:
+        options: What to measure.
+        out: The page, .html
+        beside: JSON of audits of the same bundle at other strengths, to plot beside this one.
 
     A failed attack test is a finding, exit 0; a failed control makes the audit useless, exit 1.
     """
@@ -23,7 +31,16 @@ def audit(options: AuditOptions, out: Path | None) -> tuple[dict[str, Any], int]
                   " name only public pictures there", options.cache)  # fmt: skip
     if out is not None and out.suffix != ".html":
         raise ConfigError(f"-o {out}: wanted a name that ends in .html")
+    others = [_read_other(path) for path in beside]
     result = run_audit(options)
+    for path, other in zip(beside, others, strict=True):
+        if other["bundle_sha256"] != result.value["bundle_sha256"]:
+            _log.warning("%s is of another bundle and is not plotted", path)
+    result.value["beside"] = [
+        {name: other[name] for name in ("strength", "attacks", "utility", "verdict")}
+        for other in others
+        if other["bundle_sha256"] == result.value["bundle_sha256"]
+    ]
     if out is not None:
         from veilcam.camera.audit_html import render
 
@@ -35,6 +52,18 @@ def audit(options: AuditOptions, out: Path | None) -> tuple[dict[str, Any], int]
         for reason in result.value["reasons"]:
             _log.error("  %s", reason)
     return result.value, EXIT_CODES[verdict]
+
+
+def _read_other(path: Path) -> dict[str, Any]:
+    """The JSON of an earlier audit. Raises ConfigError where it is none."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({type(error).__name__})") from error
+    names = ("strength", "attacks", "utility", "verdict", "bundle_sha256")
+    if not isinstance(value, dict) or any(name not in value for name in names):
+        raise ConfigError(f"{path} is no result of `veilcam audit --json`")
+    return value
 
 
 def to_text(value: dict[str, Any]) -> str:

@@ -19,6 +19,9 @@ _VERDICTS = {
     "fail": "At least one attack did better than a blind guess. All controls fired.",
     "broken": "A control failed: the figures below cannot be trusted.",
 }
+_EXPRESSION = tuple(
+    f"{name}_correlation" for name in ("mouth_open", "mouth_wide", "smile", "brow", "eyelids")
+)
 _LIMITS = (
     "These are measurements against the attackers listed here, not guarantees. A better attacker"
     " may find more.",
@@ -148,28 +151,55 @@ def _plots(result: AuditResult) -> str:
 
 
 def _frontier(value: dict[str, Any]) -> str:
-    recall = {
-        u["protection"]: u["value"] for u in value["utility"] if u["metric"] == "detection_recall"
-    }
+    """Ours at each strength that was audited, and peers: what remains of use, what leaks."""
     cards = []
-    for gallery in ("same", "other"):
-        points = [Line("unprotected", [recall.get("copy", 1.0)], [1.0], 1)]
-        for index, view in enumerate((OURS, *PEERS)):
-            found = [
-                r["value"]
-                for r in value["attacks"]
-                if r.get("protection") == view and r.get("gallery") == gallery
-                and r["metric"] == "rank1"
-            ]  # fmt: skip
-            if found:
-                points.append(
-                    Line(view, [recall.get(view, 0.0)], [max(found)], (0, 4, 3, 5)[index])
-                )
-        if len(points) > 1:
-            plot = frontier_plot(points, x_label="faces still found by a detector",
-                                 y_label="best attacker's rank-1")  # fmt: skip
-            cards.append(f"<div class=card><h3>gallery: {gallery} picture</h3>{plot}</div>")
+    for label, use_of in (
+        ("faces still found by a detector", _recall_of),
+        ("expression that comes through (mean correlation)", _expression_of),
+    ):
+        for gallery in ("same", "other"):
+            points = [Line("unprotected", [1.0], [1.0], 1)]
+            for index, view in enumerate((OURS, *PEERS)):
+                if (leak := _leak_of(value, view, gallery)) is not None:
+                    name = f"{view}, {value['strength']}" if view == OURS else view
+                    colour = (0, 4, 3, 5)[index]
+                    points.append(Line(name, [use_of(value, view)], [leak], colour))
+            for other in value.get("beside", []):
+                if (leak := _leak_of(other, OURS, gallery)) is not None:
+                    name = f"{OURS}, {other['strength']}"
+                    points.append(Line(name, [use_of(other, OURS)], [leak], 0))
+            if len(points) > 1:
+                plot = frontier_plot(points, x_label=label, y_label="best attacker's rank-1")
+                cards.append(f"<div class=card><h3>gallery: {gallery} picture</h3>{plot}</div>")
     return f"<div class=plots>{''.join(cards)}</div>"
+
+
+def _leak_of(value: dict[str, Any], view: str, gallery: str) -> float | None:
+    """Rank-1 of the best attacker of a protection."""
+    found = [
+        row["value"] for row in value["attacks"]
+        if row.get("protection") == view and row.get("gallery") == gallery
+        and row["metric"] == "rank1"
+    ]  # fmt: skip
+    return max(found, default=None)
+
+
+def _recall_of(value: dict[str, Any], view: str) -> float:
+    return _use_of(value, view, ("detection_recall",))
+
+
+def _expression_of(value: dict[str, Any], view: str) -> float:
+    return _use_of(value, view, _EXPRESSION)
+
+
+def _use_of(value: dict[str, Any], view: str, metrics: tuple[str, ...]) -> float:
+    """Mean of some use figures of a protection; what could not be measured counts as 0."""
+    found = {
+        row["metric"]: max(float(row["value"]), 0.0)
+        for row in value["utility"]
+        if row["protection"] == view and row["value"] == row["value"]
+    }
+    return sum(found.get(metric, 0.0) for metric in metrics) / len(metrics)
 
 
 def _gallery(result: AuditResult) -> str:

@@ -192,10 +192,22 @@ def explain(as_json: bool) -> None:
     help="Folder to go on from when interrupted; holds face vectors till the end.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Report, .html")
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="JSON of an audit at another strength, to plot beside; repeatable.",
+)
 @click.option("--quick/--no-quick", default=False, help="Fewer people and frames.")
 @JSON
 def audit(
-    path: Path, out: Path | None, strength: str, quick: bool, as_json: bool, **where: Path | None
+    path: Path,
+    out: Path | None,
+    strength: str,
+    beside: tuple[Path, ...],
+    quick: bool,
+    as_json: bool,
+    **where: Path | None,
 ) -> None:
     """Measure what leaks from BUNDLE, with controls that must fire."""
     from veilcam.camera.audit import AuditOptions
@@ -203,7 +215,9 @@ def audit(
     from veilcam.camera.audit_command import to_text
 
     no_telemetry()
-    value, code = run_it(AuditOptions(bundle=path, strength=strength, is_quick=quick, **where), out)
+    value, code = run_it(
+        AuditOptions(bundle=path, strength=strength, is_quick=quick, **where), out, beside
+    )
     emit(value, as_json, to_text)
     if code:
         raise click.exceptions.Exit(code)

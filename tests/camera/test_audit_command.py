@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from veilcam.camera.audit import AuditOptions, AuditResult
-from veilcam.camera.audit_command import to_text, write_text
+from veilcam.camera.audit_command import audit, to_text, write_text
 from veilcam.camera.audit_faces import FaceFinder
 from veilcam.camera.audit_html import render
 from veilcam.camera.audit_people import Picture, pad, read_people, split_people
 from veilcam.camera.audit_protect import Protected, copy_of, plant_leak, protect_like, thumbnail
 from veilcam.camera.audit_shots import Instruments, load_mesh
 from veilcam.camera.cli import call
-from veilcam.camera.errors import InputError, SinkError
+from veilcam.camera.errors import ConfigError, InputError, SinkError
 from veilcam.camera.manifest import default_bundle_path
 
 HULL = np.array([[20.0, 20], [60, 20], [60, 70], [20, 70]])
@@ -160,6 +160,7 @@ def result(verdict: str) -> AuditResult:
         "skipped": ["something"],
         "people": {"are_drawn_by_the_bundle": True, "attacked": 9, "learned_on": 9},
         "mode": "face",
+        "strength": "balanced",
         "bundle_sha256": "0" * 64,
         "is_quick": True,
         "seconds": 1.0,
@@ -179,7 +180,25 @@ def test_the_page_is_self_contained_and_escapes(verdict: str) -> None:
     assert "https://" not in page
     assert "<script" not in page
     assert "because &lt;b&gt;" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3  # one ROC; one gallery against each of two uses
+
+
+def test_audits_at_other_strengths_stand_beside_this_one() -> None:
+    found = result("pass")
+    other = {name: found.value[name] for name in ("attacks", "utility", "verdict")}
+    found.value["beside"] = [other | {"strength": "strict"}]
+    page = render(found)
+    assert page.count("veilcam, strict") == 2
+    assert page.count("veilcam, balanced") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{}", "no result of"), ("nothing", "cannot be read as JSON")]
+)
+def test_what_is_no_audit_is_not_put_beside_one(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        audit(AuditOptions(), None, (tmp_path / "x.json",))
     for part in ("What is claimed", "What was measured", "Limits", "prefers-color-scheme:dark"):
         assert part in page
 
