@@ -181,6 +181,8 @@ def test_the_page_is_self_contained_and_escapes(verdict: str) -> None:
     assert "<script" not in page
     assert "because &lt;b&gt;" in page
     assert page.count("<svg") == 3  # one ROC; one gallery against each of two uses
+    for part in ("What is claimed", "What was measured", "Limits", "prefers-color-scheme:dark"):
+        assert part in page
 
 
 def test_audits_at_other_strengths_stand_beside_this_one() -> None:
@@ -199,8 +201,6 @@ def test_what_is_no_audit_is_not_put_beside_one(tmp_path: Path, text: str, messa
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
         audit(AuditOptions(), None, (tmp_path / "x.json",))
-    for part in ("What is claimed", "What was measured", "Limits", "prefers-color-scheme:dark"):
-        assert part in page
 
 
 def test_text_names_the_deciding_rows_and_the_verdict() -> None:
