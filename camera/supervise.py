@@ -15,6 +15,7 @@ from veilcam.camera.crew import Crew
 from veilcam.camera.errors import ConfigError, InputError
 from veilcam.camera.notes import Limits, Notes, WorkerError
 from veilcam.camera.process import Process, python_command
+from veilcam.camera.pulse import Pulse, folder
 from veilcam.camera.sandbox import LIVE_SINKS
 from veilcam.camera.service import service_manager
 from veilcam.camera.settings import Settings
@@ -83,6 +84,7 @@ class Supervisor:
         Raises:
             VeilcamError: It cannot go on; the output is dropped.
         """
+        pulse = Pulse(folder())
         try:
             self._heard_publish_s = time.monotonic()
             self._crew.put("publish")
@@ -92,11 +94,13 @@ class Supervisor:
                 self._crew.wait(_TICK_S)
                 self._tick(is_stopped())
                 service.tell(self.notes.publish_values)
+                pulse.beat(self.notes)
                 if self.on_tick is not None:
                     self.on_tick(self)
             self._last_words()
         finally:
             self._crew.close()
+            pulse.close()
         if self.notes.error is not None:
             raise self.notes.error
         return merge(self.notes, self._settings)

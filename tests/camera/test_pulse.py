@@ -2,18 +2,25 @@
 
 import json
 import math
+import os
 import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from veilcam.camera import pulse as pulses
+from veilcam.camera.duty import Rules, read_machine, why_not
 from veilcam.camera.notes import Notes
 from veilcam.camera.pulse import Pulse, folder, newest, since
+
+ANY_TIME = Rules(
+    from_hour=0, to_hour=0, max_load=1e6, max_celsius=1e6, needs_power=False, idle_s=5.0, calm_s=5.0
+)
 
 
 class Loop:
@@ -144,3 +151,29 @@ def test_the_place_is_the_users_or_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert folder() == Path("/run/veilcam")
     monkeypatch.setenv("VEILCAM_PULSE", "")
     assert folder() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux only")
+def test_a_real_run_has_a_pulse_that_keeps_a_node_off_duty(tmp_path: Path) -> None:
+    """A clip as fast as it goes: the loop has no time to spare, and people are in it."""
+    command = [sys.executable, "-m", "veilcam.camera.cli", "run", "demo", "--sink", "null"]
+    env = os.environ | {"VEILCAM_PULSE": str(tmp_path)}
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as run:
+        told: dict[str, Any] = {}
+        reasons = []
+        while run.poll() is None:
+            with suppress(OSError, ValueError):
+                told = newest(tmp_path) if not told.get("fps") else told
+            if told.get("fps"):
+                reasons.append(why_not(read_machine(tmp_path), ANY_TIME))
+            time.sleep(0.05)
+    assert run.returncode == 0
+    assert told["mode"] == "face"
+    assert len(told["bundle_sha256"]) == 64
+    assert told["pid"] == run.pid  # the supervisor's: capture writes no file
+    assert reasons
+    assert str(reasons[0]).startswith("the loop was late")
+    assert list(tmp_path.iterdir()) == []  # it has ended, so nothing speaks against any more
+    assert why_not(read_machine(tmp_path), ANY_TIME) is None
