@@ -182,12 +182,12 @@ def result(folder: Path) -> dict[str, Any]:
     """What a federation came to, from its files."""
     state = folder / "state"
     outcomes = [json.loads(line)["outcome"] for line in (state / LOG).read_text().splitlines()]
-    with np.load(state / STATE) as file:
-        applied = int(file["applied"])
-    return {
-        "rounds": len(outcomes), "applied": applied, "result": str(state / STATE),
-        "training": promise(state / NAME),
-    }  # fmt: skip
+    applied = 0
+    if (state / STATE).exists():
+        with np.load(state / STATE) as file:
+            applied = int(file["applied"])
+    told = {"rounds": len(outcomes), "applied": applied, "training": promise(state / NAME)}
+    return told | ({"result": str(state / STATE)} if applied else {"lost": outcomes[-1]})
 
 
 def join(
