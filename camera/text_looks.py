@@ -75,21 +75,24 @@ class Looks:
         """Columns, numbers and deviations that looks (name -> class) ask for.
 
         Numbers are moved into the range that the generator paints: asked for more than it can, it
-        gives what it can.
+        gives what it can. Deviations are as small in all as a sixth of that range, but in the
+        proportions of the class: else the number whose range is smallest decides, and asked for
+        grey hair a generator without light hair of little colour gives black, not light brown.
         """
         columns, numbers, spreads = [], [], []
         for row, look in enumerate(LOOKS):
             if look.name not in wanted:
                 continue
-            for name in look.columns:
-                c = COLUMNS.index(name)
-                number = self.centers[row, wanted[look.name], c]
-                if np.isfinite(number):
-                    columns.append(c)
-                    numbers.append(float(np.clip(number, self.low[c], self.high[c])))
-                    limit = (self.high[c] - self.low[c]) / 6
-                    spread = float(self.spreads[row, wanted[look.name], c])
-                    spreads.append(max(min(spread, float(limit)), 1e-3))
+            places = self.centers[row, wanted[look.name]]
+            own = [c for c in map(COLUMNS.index, look.columns) if np.isfinite(places[c])]
+            if not own:
+                continue
+            low, high = self.low[own].astype(float), self.high[own].astype(float)
+            spread = np.maximum(self.spreads[row, wanted[look.name], own].astype(float), 1e-3)
+            excess = np.log(np.minimum(np.maximum((high - low) / 6, 1e-3) / spread, 1.0))
+            columns += own
+            numbers += list(np.clip(places[own], low, high))
+            spreads += list(np.maximum(spread * np.exp(excess.mean()), 1e-3))
         return np.array(columns, int), np.array(numbers), np.array(spreads)
 
     def draw(

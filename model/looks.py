@@ -34,6 +34,7 @@ _HIDDEN = 48
 _TESTED = 0.2
 _LEARNED = 0.4  # share of a number's variance that is guessed where it was not fitted
 _CLOSE = 0.35  # of the way to the nearest other class
+_DRAWN = 200  # draws for each class, to see whether it is reached
 _LIDS = ("eyelid_left", "eyelid_right")
 _EXTREMES = {"yaw": 25.0, "pitch": 14.0, "mouth_open": 0.18, "mouth_wide": 0.96, "smile": 0.13,
              "eyelid_left": 0.02, "eyelid_right": 0.02, "brow": 0.465}  # fmt: skip
@@ -97,8 +98,14 @@ def learn_looks(
         spreads=spreads,
     )
     reach = find_reach(looks)
+    kept = without_unlearned(looks, told)
+    drawn = find_drawn(kept, bundle.mean, bundle.chol)
+    reach = {
+        name: {level: is_near and drawn[name].get(level, True) for level, is_near in levels.items()}
+        for name, levels in reach.items()
+    }
     reach["skin"] = dict.fromkeys(reach["skin"], True)  # compose brings skin to its class
-    return without_unlearned(looks, told), reach, told
+    return kept, reach, told
 
 
 def without_unlearned(looks: Looks, told: dict[str, float]) -> Looks:
@@ -250,3 +257,24 @@ def find_reach(looks: Looks) -> dict[str, dict[str, bool]]:
             painted = np.clip(here, looks.low[columns], looks.high[columns])
             reach[look.name][name] = bool(np.linalg.norm(painted - here) <= _CLOSE * apart)
     return reach
+
+
+def find_drawn(
+    looks: Looks, mean: Float32[np.ndarray, " z"], chol: Float32[np.ndarray, "z z"]
+) -> dict[str, dict[str, bool]]:
+    """Look -> class -> whether most draws that ask for it come nearest to it; of those asked for.
+
+    A class may lie within the range of each number and yet where no head is: light hair of little
+    colour is grey, and a generator may paint light hair and hair of little colour, but none both.
+    """
+    random = np.random.default_rng(2)
+    drawn: dict[str, dict[str, bool]] = {}
+    for look in LOOKS:
+        drawn[look.name] = {}
+        for level, name in enumerate(look.classes):
+            if not len(looks.targets({look.name: level})[0]):
+                continue
+            latents = [looks.draw(mean, chol, {look.name: level}, random) for _ in range(_DRAWN)]
+            near = [looks.nearest_class(look.name, latent) == level for latent in latents]
+            drawn[look.name][name] = bool(np.mean(near) > 0.5)
+    return drawn

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,21 @@ def test_no_draw_lies_further_out_than_latents_do() -> None:
 def test_a_class_that_no_picture_showed_asks_for_nothing() -> None:
     columns, numbers, spreads = make_looks().targets({"beard": 1})
     assert len(columns) == len(numbers) == len(spreads) == 0
+
+
+def test_deviations_keep_the_proportions_of_the_class() -> None:
+    """Grey hair: not the colour alone, whose painted range is small, decides what comes of it."""
+    looks, row = make_looks(), [look.name for look in LOOKS].index("hair_tone")
+    own = [COLUMNS.index(name) for name in LOOKS[row].columns]
+    grey, centers, spreads = 5, looks.centers.copy(), looks.spreads.copy()
+    high, low = looks.high.copy(), looks.low.copy()
+    centers[row, grey, own], spreads[row, grey, own] = (48.0, 1.4, 5.5), (8.0, 4.0, 4.0)
+    low[own], high[own] = (10.0, 0.0, 2.0), (52.0, 6.0, 8.0)  # a sixth: 7, 1, 1
+    looks = replace(looks, centers=centers, spreads=spreads, low=low, high=high)
+    columns, numbers, deviations = looks.targets({"hair_tone": grey})
+    assert columns.tolist() == own
+    assert numbers == pytest.approx([48.0, 1.4, 5.5], rel=1e-5)
+    assert deviations == pytest.approx(np.array([8.0, 4.0, 4.0]) * (7 / 8 / 16) ** (1 / 3))
 
 
 def test_skin_comes_from_words_not_from_the_person(part: TextPart, bundle: Bundle) -> None:

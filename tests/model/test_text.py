@@ -34,7 +34,7 @@ from veilcam.model.attributes import (
     looks_by_eye,
 )
 from veilcam.model.captions import caption, every_word, looks_of, notable, said_tokens
-from veilcam.model.looks import class_places, find_reach, fit_guesses, without_unlearned
+from veilcam.model.looks import class_places, find_drawn, find_reach, fit_guesses, without_unlearned
 from veilcam.model.text import train_text
 from veilcam.model.text_data import HAIR_TONES, dynamic_tokens, half_of, static_tokens
 
@@ -272,6 +272,30 @@ def test_reach_is_false_where_the_generator_does_not_go() -> None:
     told = {name: 0.9 if name == "sex" else 0.1 for name in COLUMNS}
     kept = without_unlearned(looks, told)
     assert [len(kept.targets(wanted)[0]) for wanted in ({"sex": 1}, {"beard": 1})] == [1, 0]
+
+
+def test_a_class_inside_each_range_but_where_no_head_is_is_not_reached() -> None:
+    """Heads whose hair is the more coloured the lighter it is: light grey lies off that line."""
+    num, row = len(COLUMNS), [look.name for look in LOOKS].index("hair_tone")
+    own = [COLUMNS.index(name) for name in LOOKS[row].columns]
+    shape = (len(LOOKS), 8, num)
+    centers, spreads = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    places = {"black": (-1, -1, -1), "blond": (1, 1, 1), "grey": (1, -1, -1)}
+    for name, place in places.items():
+        level = LOOKS[row].classes.index(name)
+        centers[row, level, own], spreads[row, level, own] = place, 0.2
+    linear = np.zeros((num, 3), np.float32)
+    linear[own, 0] = 1.0
+    looks = Looks(
+        linear=linear, rest=np.full(num, 0.1, np.float32), hidden=np.zeros((1, 3), np.float32),
+        out=np.zeros((num, 2), np.float32), center=np.zeros(2, np.float32),
+        scale=np.ones(2, np.float32), low=np.full(num, -1.5, np.float32),
+        high=np.full(num, 1.5, np.float32), centers=centers, spreads=spreads,
+    )  # fmt: skip
+    drawn = find_drawn(looks, np.zeros(2, np.float32), np.eye(2, dtype=np.float32))
+    assert drawn["hair_tone"] == {"black": True, "blond": True, "grey": False}
+    assert find_reach(looks)["hair_tone"]["grey"]  # each number alone would allow it
+    assert drawn["age"] == {}
 
 
 @pytest.fixture(scope="module")
