@@ -29,6 +29,7 @@ from veilcam.model.federate_wire import Payload
 _log = logging.getLogger(__name__)
 NODES, PID, CONNECTION = "nodes.json", "app.pid", "veilcam"
 _START_S, _CLI_S = 90.0, 120.0
+_LINGER_S = 30.0
 _APP = """\
 from veilcam.model.federate_flower import server_app as server
 from veilcam.model.federate_flower import no_client as client
@@ -254,6 +255,9 @@ def serve_node(
 ) -> None:
     """Answers the server's messages until `is_over`; waits for a server that is away.
 
+    Then it stays a while: the SuperLink throws away a reply that was not fetched before its node
+    signed off, and without the last one the last round is lost.
+
     Raises:
         InputError: The certificate or key is no such file.
         LinkError: The server refuses this node.
@@ -271,6 +275,7 @@ def serve_node(
                 while not is_over():
                     if not receive_one(link, answer):
                         time.sleep(poll_s)
+                time.sleep(_LINGER_S)
         except ConnectionError as error:
             _log.warning("%s; trying again", error)
             time.sleep(3.0)

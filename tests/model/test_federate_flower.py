@@ -9,8 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from click.testing import CliRunner
 pytest.importorskip("Crypto", reason="./scripts/setup federate")
 
 from veilcam.camera.errors import ConfigError, InputError
-from veilcam.model import private_latents
+from veilcam.model import federate_link, private_latents
 from veilcam.model.cli_federate import federate
 from veilcam.model.federate import Federation, read_federation, write_federation
 from veilcam.model.federate_data import Basis, deal, load_features, write_public, write_rows
@@ -161,6 +164,31 @@ def test_records_come_back_as_they_went() -> None:
 
     payload = {"a": b"\x00\xff", "b": ["x"], "c": [], "d": 3, "e": [b"", b"1"], "f": "text"}
     assert from_record(to_record(payload)) == payload
+
+
+def test_a_node_stays_until_its_last_reply_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flwr", reason="./scripts/setup federate")
+    from veilcam.model import federate_flower
+
+    told: list[str] = []
+
+    @contextmanager
+    def connected(*_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(node_id=1)
+        told.append("signed off")
+
+    monkeypatch.setattr(federate_flower, "connected", connected)
+    monkeypatch.setattr(federate_flower, "receive_one", lambda *_: not told.append("answered"))
+    monkeypatch.setattr(federate_link.time, "sleep", lambda s: told.append(f"waited {s:.0f} s"))
+    (tmp_path / "ca.crt").touch()
+    make_identity(tmp_path / "key")
+    federate_link.serve_node(
+        lambda _: {}, server="s:1", root=tmp_path / "ca.crt", key=tmp_path / "key",
+        is_over=lambda: told.count("answered") == 2,
+    )  # fmt: skip
+    assert told == ["answered", "answered", "waited 30 s", "signed off"]
 
 
 def wait(is_true: Any, seconds: float) -> None:
