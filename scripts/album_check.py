@@ -1,6 +1,6 @@
 """An album of 300 mixed files: made, protected, killed, resumed, and looked through.
 
-Usage: python scripts/album_check.py DATA WORK [-o report.json]
+Usage: python scripts/album_check.py DATA WORK [-o report.json] [--fraction 0.2]
 DATA holds persons/photos, faces/synthetic, scenes/views, scenes/carla and clips (public pictures
 only). Needs exiftool. Each original gets notes, a place and a thumbnail by exiftool.
 
@@ -42,13 +42,14 @@ SAME = 0.6  # likeness of fine detail from which a head counts as the original's
 MIN_HEAD_PX = 24
 
 
-def fill(data: Path, folder: Path) -> int:
-    """Write the originals; how many there are."""
+def fill(data: Path, folder: Path, fraction: float = 1.0) -> int:
+    """Write the originals; how many there are. A fraction takes so many of each part."""
     random = np.random.default_rng(0)  # of the choice of pictures; nothing secret
     where = {"photos": "persons/photos", "rooms": "scenes/views", "streets": "scenes/carla",
              "portraits": "faces/synthetic"}  # fmt: skip
     number = 0
-    for part, count in PARTS.items():
+    for part, whole in PARTS.items():
+        count = max(round(whole * fraction), 1)
         if part in where:
             paths = sorted((data / where[part]).glob("*.jpg"))
             chosen = [paths[i] for i in random.permutation(len(paths))[:count]]
@@ -238,14 +239,15 @@ def heads(folder: Path, out: Path) -> dict[str, Any]:
 @click.argument("work", type=click.Path(path_type=Path, file_okay=False))
 @click.option("-o", "--report", type=click.Path(path_type=Path), help="Report, .json")
 @click.option("--jobs", type=click.IntRange(1), default=1)
-def main(data: Path, work: Path, report: Path | None, jobs: int) -> None:
+@click.option("--fraction", type=click.FloatRange(0.01, 1), default=1.0, help="Of the 300 files.")
+def main(data: Path, work: Path, report: Path | None, jobs: int, fraction: float) -> None:
     """Make, protect, kill, resume and check an album of 300 files."""
     cv2.setNumThreads(1)
     folder, out = work / "in", work / "out"
     folder.mkdir(parents=True)
     os.environ["XDG_STATE_HOME"] = str(work / "state")
-    value: dict[str, Any] = {"originals": fill(data, folder)}
-    value["killed"] = run_album(folder, out, jobs, kill_at=100)
+    value: dict[str, Any] = {"originals": fill(data, folder, fraction)}
+    value["killed"] = run_album(folder, out, jobs, kill_at=max(int(100 * fraction), 1))
     kept = {p: p.stat().st_mtime_ns for p in _twins(out)}
     value["heads_after_kill"] = heads(folder, out)
     value["resumed"] = run_album(folder, out, jobs, kill_at=None)
