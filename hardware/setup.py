@@ -16,6 +16,7 @@ from pathlib import Path
 
 from veilcam.camera import serve_password
 from veilcam.camera.errors import VeilcamError
+from veilcam.hardware.leftovers import remove_passed_over, running_version
 from veilcam.hardware.settings import (
     SECRETS_FILE,
     SETTINGS_FILE,
@@ -34,6 +35,11 @@ def main() -> int:
     """Sets this device up; 0 even where settings were broken, so that it starts."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
     root = Path("/")
+    if version := running_version(root / "etc/os-release"):
+        try:
+            remove_passed_over(root / "boot/EFI/Linux", version)
+        except OSError as error:
+            _log.error("boot partition: %s", error.strerror)
     settings, secrets = take_over(root / "boot", root / "data")
     password = keep_password(secrets, root / "data" / "page")
     write_system(settings, secrets, root)
