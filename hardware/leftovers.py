@@ -1,7 +1,7 @@
 """What an update left behind that was cut off: a kernel the boot loader passed over.
 
-A FAT file system keeps a file's name before its contents. A power cut right after an update can leave
-an empty or torn kernel; the boot loader passes over it and starts the old version, while the
+A FAT file system keeps a file's name before its contents. A power cut right after an update can
+leave an empty or torn kernel; the boot loader passes over it and starts the old version, while the
 update counts as done and is never made again. So it is removed at the next start.
 """
 
