@@ -19,7 +19,8 @@ class PainterConfig:
         seed: Seed of weights and batches (public data: nothing secret depends on it).
         batch: Pictures of a step.
         total_steps: Last step; the rate falls all the way.
-        learning_rate: Adam step size.
+        learning_rate: Adam step size. At 1e-3 the painter's maps went dark (docs/frame.md): they
+            are positive, so that a step moves all of a channel one way.
         feature_weight: Of the features' distance beside the pixels'.
         reconstruction_steps: Steps before the adversarial game begins.
         discriminator_learning_rate: Adam step size of the game's other side.
@@ -36,7 +37,7 @@ class PainterConfig:
     seed: int = 0
     batch: int = 8
     total_steps: int = 20_000
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-4
     feature_weight: float = 0.3
     reconstruction_steps: int = 20_000
     discriminator_learning_rate: float = 3e-4

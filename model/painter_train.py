@@ -19,12 +19,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from veilcam.camera.painting import NOISE_SIZE, PATCH_HW
+from veilcam.camera.painting import NOISE_SIZE
 from veilcam.camera.strength import CHOICES
 from veilcam.model import checkpoint, report
 from veilcam.model.discriminator import Discriminator
 from veilcam.model.feature_net import features, load_features
-from veilcam.model.loss import feature_distance, through, weighted_pyramid
+from veilcam.model.loss import feature_distance, through
 from veilcam.model.painter import Painter
 from veilcam.model.painter_config import PainterConfig, load_painter_config
 from veilcam.model.painter_data import Sampler, ScenePack, encode, painted_size
@@ -40,7 +40,9 @@ from veilcam.model.provenance import provenance
 
 _log = logging.getLogger(__name__)
 _WARM_UP = 50  # steps until the learning rate is reached
-_BAND_PX = 192  # height of the part whose pixels are compared: five times even
+# Of the pixels' distance, and how far from zero it is smooth: a painter starts nearly right, where
+# an absolute difference has its full slope, and shakes the weights.
+_PIXEL_WEIGHT, _SMOOTH = 4.0, 0.03
 _LOOKED_AT = 2  # one of so many pictures is shown to the feature net, a part of it
 State = dict[str, Any]
 
@@ -55,11 +57,14 @@ class PainterTrainer:
             Painter(rngs=nnx.Rngs(config.seed)), nnx.Param, ...
         )
         params = nnx.to_pure_dict(self._template)
-        self._adam = optax.scale_by_adam(b1=0.5, b2=0.99)
+        self._adam = {
+            name: optax.scale_by_adam(b1=b1, b2=0.99)
+            for name, b1 in (("generator", 0.9), ("discriminator", 0.5))
+        }
         self.state: State = {
             "generator": params,
             "average": jax.tree.map(jnp.copy, params),
-            "opt_generator": self._adam.init(params),
+            "opt_generator": self._adam["generator"].init(params),
         }
         self._net = load_features(Path(config.features)) if config.features else {}
         if self._net:
@@ -68,7 +73,8 @@ class PainterTrainer:
                 other_side, nnx.Param, ...
             )
             weights = nnx.to_pure_dict(self._judge_template)
-            self.state |= {"discriminator": weights, "opt_discriminator": self._adam.init(weights)}
+            moments = self._adam["discriminator"].init(weights)
+            self.state |= {"discriminator": weights, "opt_discriminator": moments}
         self._step = jax.jit(self._traced_step, static_argnames="playing", donate_argnums=0)
 
     @property
@@ -151,7 +157,7 @@ class PainterTrainer:
         return out, logs
 
     def _move(self, state: State, name: str, gradient: Any, rate: jax.Array) -> None:
-        update, state[f"opt_{name}"] = self._adam.update(gradient, state[f"opt_{name}"])
+        update, state[f"opt_{name}"] = self._adam[name].update(gradient, state[f"opt_{name}"])
         state[name] = jax.tree.map(lambda w, u: w - rate * u, state[name], update)
 
     def _loss(
@@ -161,10 +167,8 @@ class PainterTrainer:
         wanted = wanted.astype(jnp.float32) / 255
         paint = partial(self._build(params).paint_linear, rounds=self.config.quantize_aware)
         painted = jax.vmap(paint)(values, latents)
-        keys = jax.random.split(key)
-        top = jax.random.randint(keys[0], (), 0, PATCH_HW[0] - _BAND_PX + 1)
-        difference = jax.lax.dynamic_slice_in_dim(painted - wanted, top, _BAND_PX, axis=1)
-        loss = pixels = weighted_pyramid(difference, jnp.ones((*difference.shape[:3], 1)))
+        distance = jnp.sqrt(jnp.square(painted - wanted) + _SMOOTH**2).mean() - _SMOOTH
+        loss = pixels = _PIXEL_WEIGHT * distance
         logs, looked_at = {"pixels": pixels}, ()
         if net:
             count = -(-len(values) // _LOOKED_AT)
@@ -175,7 +179,7 @@ class PainterTrainer:
             logs["likeness"] = likeness
             looked_at = real, fake, given(values[:count], corner)
             if other_side is not None:
-                score = judge(other_side, net, fake, looked_at[2], key=keys[1]).mean()
+                score = judge(other_side, net, fake, looked_at[2], key=key).mean()
                 loss = loss - self.config.adversarial_weight * score
                 logs["game"] = -score
         return loss, (logs, jax.lax.stop_gradient(looked_at))

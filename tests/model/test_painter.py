@@ -7,11 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from veilcam.camera.errors import ConfigError
-from veilcam.camera.painting import NUM_FINE, NUM_VALUES
+from veilcam.camera.painting import (
+    COARSE_HW,
+    FINE_HW,
+    NOISE_SIZE,
+    NUM_FINE,
+    NUM_VALUES,
+    PATCH_HW,
+    maps_of,
+)
+from veilcam.camera.strength import Strength
 from veilcam.model import checkpoint
 from veilcam.model.feature_net import load_features
+from veilcam.model.painter import Painter, _clip
 from veilcam.model.painter_config import PainterConfig
 from veilcam.model.painter_data import ScenePack
 from veilcam.model.painter_game import LOOK_PX, discriminator_loss, given, new_discriminator
@@ -33,6 +44,45 @@ def config(narrow_features: Path) -> PainterConfig:
     return PainterConfig(
         pack="-", features=str(narrow_features), batch=2, total_steps=4, reconstruction_steps=2
     )
+
+
+@pytest.fixture(scope="module")
+def values() -> np.ndarray:
+    """The vector of coloured cells without persons."""
+    cells = np.random.default_rng(2).uniform(0.1, 0.9, (9, 16, 3)).astype(np.float32)
+    return maps_of(cells, np.zeros((9, 16), np.float32), Strength.BALANCED)
+
+
+def test_a_fresh_painter_copies_the_colours_that_it_is_given(values: np.ndarray) -> None:
+    painted = Painter(rngs=nnx.Rngs(0)).paint(jnp.asarray(values), jnp.ones(NOISE_SIZE))
+    fine = values[COARSE_HW[0] * COARSE_HW[1] * 5 :].reshape(*FINE_HW, NUM_FINE)[..., :3]
+    wanted = fine.repeat(8, axis=0).repeat(8, axis=1)
+    assert painted.shape == (*PATCH_HW, 4)
+    np.testing.assert_allclose(np.asarray(painted[..., :3]), wanted, atol=1e-5)
+    assert float(painted[..., 3].min()) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_map_of_a_fresh_painter_is_dead(values: np.ndarray, seed: int) -> None:
+    shares: list[np.ndarray] = []
+
+    def watched(x: jax.Array) -> jax.Array:
+        out = _clip(x, rounds=False)
+        shares.append(np.asarray((out > 0).mean((0, 1))))
+        return out
+
+    latent = np.random.default_rng(seed).standard_normal(NOISE_SIZE).astype(np.float32)
+    painter = Painter(rngs=nnx.Rngs(seed))
+    painter._hidden(jnp.asarray(values), jnp.asarray(latent), watched)
+    assert all((share > 0.01).all() for share in shares[2:])  # the first two are what is given
+
+
+@pytest.mark.parametrize(("x", "value", "slope"), [(-1.0, 0.0, 0.2), (3.0, 3.0, 1.0),
+                                                   (7.0, 6.0, 0.2)])  # fmt: skip
+def test_a_clipped_map_keeps_a_slope_to_come_back_by(x: float, value: float, slope: float) -> None:
+    got, gradient = jax.value_and_grad(lambda v: _clip(v, rounds=False))(jnp.float32(x))
+    assert float(got) == pytest.approx(value)
+    assert float(gradient) == pytest.approx(slope)
 
 
 @pytest.mark.slow  # a minute of compiling
