@@ -59,12 +59,12 @@ class Painter(nnx.Module):
         def conv(num_in: int, num_out: int) -> nnx.Conv:
             return nnx.Conv(num_in, num_out, (3, 3), kernel_init=_centred_init, rngs=rngs)
 
-        def convs(num_in: int, sizes: tuple[int, ...]) -> nnx.List:
-            return nnx.List([conv(a, b) for a, b in pairwise((num_in, *sizes))])
+        def convs(num_in: int, sizes: tuple[int, ...]) -> list[nnx.Conv]:
+            return [conv(a, b) for a, b in pairwise((num_in, *sizes))]
 
-        self.trunk = convs(NUM_COARSE + 1, _TRUNK)
-        self.middle = convs(_TRUNK[-1] + NUM_FINE + _NUM_GRAIN, _MIDDLE)
-        self.late = convs(_MIDDLE[-1] + _NUM_GRAIN, _LATE)
+        self.trunk = nnx.List(convs(NUM_COARSE + 1, _TRUNK))
+        self.middle = nnx.List(convs(_TRUNK[-1] + NUM_FINE + _NUM_GRAIN, _MIDDLE))
+        self.late = nnx.List(convs(_MIDDLE[-1] + _NUM_GRAIN, _LATE))
         self.last = conv(_LATE[-1], _LAST)
         for layer in (*self.middle, *self.late, self.last):
             kernel = layer.kernel[...].at[..., _COLOURS].set(0.0)

@@ -19,8 +19,8 @@ class PainterConfig:
         seed: Seed of weights and batches (public data: nothing secret depends on it).
         batch: Pictures of a step.
         total_steps: Last step; the rate falls all the way.
-        learning_rate: Adam step size. At 1e-3 the painter's maps went dark (docs/frame.md): they
-            are positive, so that a step moves all of a channel one way.
+        learning_rate: Adam step size. At 1e-3 many of the painter's maps go dark (docs/frame.md):
+            they are positive, so that a step moves all of a channel one way.
         feature_weight: Of the features' distance beside the pixels'.
         reconstruction_steps: Steps before the adversarial game begins.
         discriminator_learning_rate: Adam step size of the game's other side.
