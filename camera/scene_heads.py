@@ -22,7 +22,9 @@ from veilcam.camera.scene_types import NO_HEADS, Heads, People, Person
 from veilcam.camera.types import Codes, Frame, Head, HeadCode, Patches, Scene
 
 _NEAR_PX, _FAR_PX = 40.0, 32.0  # expected width of a head from which they are looked for; kept to
-_SHOULDERS, _HEIGHT = 0.45, 0.11  # width of a head over that of the shoulders, over a body's height
+_HEIGHT = 0.11  # width of a head over a body's height
+_PAIRS = (("shoulder", 0.45), ("ear", 1.1), ("eye", 2.6))  # and over these distances
+_FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _SEEN = 0.3
 _MIN_PATCH_PX = 56.0  # side of the head's square patch: a smaller face is no face
 _EVERY_S = 0.045  # between two looks: at 30 frames a second every other frame shows the last heads
@@ -105,12 +107,16 @@ class SceneHeads:
 
 
 def head_px(person: Person) -> float:
-    """How wide a person's head is about, in pixels: by the shoulders where they are seen."""
-    left, right = person.points[POINT["left_shoulder"]], person.points[POINT["right_shoulder"]]
-    by_height = _HEIGHT * person.box_xywh[3]
-    if min(left[2], right[2]) < _SEEN:
-        return float(by_height)
-    return float(max(_SHOULDERS * np.hypot(*(left[:2] - right[:2])), by_height))
+    """How wide a person's head is about, in pixels: the most that any pair of seen points says.
+
+    A body that is cut at the neck has no shoulders, one that is turned away has no eyes.
+    """
+    found = [_HEIGHT * person.box_xywh[3]]
+    for part, share in _PAIRS:
+        left, right = (person.points[POINT[f"{side}_{part}"]] for side in ("left", "right"))
+        if min(left[2], right[2]) >= _SEEN:
+            found.append(share * float(np.hypot(*(left[:2] - right[:2]))))
+    return float(max(found))
 
 
 def owners_of(heads: tuple[Head, ...], people: People) -> dict[int, int]:
@@ -144,9 +150,10 @@ def _kept(heads: Heads, people: People) -> Heads:
 
 
 def _face_of(person: Person) -> Float[np.ndarray, " 2"]:
-    """The middle of the points of a face."""
-    names = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
-    return np.asarray(person.points[[POINT[name] for name in names], :2].mean(0), float)
+    """The middle of the points of a face, of those that were seen if any was."""
+    points = person.points[[POINT[name] for name in _FACE]]
+    seen = points[points[:, 2] >= _SEEN]
+    return np.asarray((seen if len(seen) else points)[:, :2].mean(0), float)
 
 
 def _placed(head: HeadCode, actor_id: int) -> HeadCode:

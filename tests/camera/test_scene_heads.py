@@ -113,6 +113,14 @@ def test_who_is_far_away_is_not_looked_at(bundle) -> None:
     assert len(heads(frame(), people(person()), {0: 1}).codes) == 1
 
 
+def test_a_face_that_fills_the_picture_is_near_without_shoulders() -> None:
+    close = person()
+    close.points[5:, 2] = 0.0
+    close.points[1, :2], close.points[2, :2] = (345, 95), (295, 95)
+    close = replace(close, box_xywh=(240.0, 20.0, 160.0, 200.0))
+    assert head_px(close) == pytest.approx(130.0)
+
+
 def test_the_face_has_the_skin_that_was_sent_of_the_actor(bundle) -> None:
     matrix = bundle.skin
     tones = []
