@@ -188,8 +188,9 @@ def test_on_the_demo_clip_the_head_is_one_track_with_a_moving_face():
 
 
 @given(
-    st.floats(0, 600), st.floats(0, 400), st.floats(10, 300), st.floats(10, 300),
-    st.floats(-1, 1), st.floats(0, 1),
+    st.floats(0, 600, allow_subnormal=False), st.floats(0, 400, allow_subnormal=False),
+    st.floats(10, 300), st.floats(10, 300), st.floats(-1, 1, allow_subnormal=False),
+    st.floats(0, 1, allow_subnormal=False),
 )  # fmt: skip
 def test_the_hull_covers_box_landmarks_and_mesh_and_grows(x, y, w, h, shift, missed_s):
     landmarks = np.array([x, y]) + (MARKS + np.array([0.2 * shift, 0.0])) * [w, h]

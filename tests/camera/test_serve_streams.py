@@ -239,7 +239,8 @@ def test_a_full_pipe_loses_whole_pictures_up_to_the_next_key_frame() -> None:
         assert num_units or is_key
         assert data[HEAD.size :].startswith(b"\0\0\0\1")  # no unit begins inside another
         data, num_units = data[HEAD.size + size :], num_units + 1
-    assert num_units == sink.num_sent > 1
+    # of the last one the pipe may not have had room for a single byte
+    assert 1 < sink.num_sent - 1 <= num_units <= sink.num_sent
 
 
 def test_a_server_that_ends_is_told() -> None:
