@@ -68,8 +68,8 @@ class _Run:
             value=float(bool(status.get("is_live")) and not status.get("problem")),
         )  # fmt: skip
         yield GaugeMetricFamily("veilcam_readers", "Of the stream.", value=self._num_readers)
-        told = {key: str(status[key]) for key in ("mode", "strength") if key in status}
-        yield InfoMetricFamily("veilcam_run", "How it runs.", value=told)
+        run = {key: str(status[key]) for key in ("mode", "strength") if key in status}
+        yield InfoMetricFamily("veilcam_run", "How it runs.", value=run)
 
 
 def metrics_text(status: Mapping[str, Any], num_readers: int) -> bytes:
