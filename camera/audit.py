@@ -56,7 +56,8 @@ class AuditOptions:
         members, non_members: Training pictures and like ones that were not trained on.
         cache: Folder for arrays of public pictures.
         state: Folder that keeps the numbers of pictures until the audit is through, so that one
-            that is interrupted goes on; they are personal data of the people under attack.
+            that is interrupted goes on; face vectors and coarse pictures of the people under
+            attack, which are personal data.
         is_quick: Fewer people and frames.
     """
 
@@ -102,7 +103,7 @@ def run_audit(options: AuditOptions) -> AuditResult:
     heads = load_bundle(None) if is_scene else bundle  # who draws people who may be shown
     generator = Generator(heads)
     folders = model_folders(options.models, options.people)
-    tools = _load_tools(bundle, folders)
+    tools = _load_tools(bundle, heads, generator, folders)
     if options.state is not None and options.people is None:
         raise ConfigError("--state needs --people: people that are drawn are others each time")
     state = AuditState(options.state, _what(options, bundle)) if options.state else None
@@ -175,11 +176,13 @@ def _is_scene(bundle: Bundle) -> bool:
     return bool(mode == "scene")
 
 
-def _load_tools(bundle: Bundle, folders: list[Path]) -> Instruments:
-    painter = Generator(bundle)
+def _load_tools(
+    bundle: Bundle, heads: Bundle, generator: Generator, folders: list[Path]
+) -> Instruments:
+    """What looks at pictures; `heads` and its `generator` paint heads in either mode."""
     protection = (
-        SceneProtection(bundle, painter, load_bundle(None)) if _is_scene(bundle)
-        else FaceProtection(bundle, painter)
+        FaceProtection(heads, generator) if bundle is heads
+        else SceneProtection(bundle, Generator(bundle), heads, generator)
     )  # fmt: skip
     has_faceres = find_model("faceres.onnx", folders) is not None
     return Instruments(

@@ -12,6 +12,7 @@ from veilcam.camera.errors import ConfigError, SinkError
 
 _log = logging.getLogger(__name__)
 EXIT_CODES = {"pass": 0, "fail": 0, "broken": 1}
+_PLOTTED = ("strength", "attacks", "utility", "verdict")  # of an audit beside another
 
 
 def audit(
@@ -33,14 +34,12 @@ def audit(
         raise ConfigError(f"-o {out}: wanted a name that ends in .html")
     others = [_read_other(path) for path in beside]
     result = run_audit(options)
+    plotted = result.value["beside"] = []
     for path, other in zip(beside, others, strict=True):
-        if other["bundle_sha256"] != result.value["bundle_sha256"]:
+        if other["bundle_sha256"] == result.value["bundle_sha256"]:
+            plotted.append({name: other[name] for name in _PLOTTED})
+        else:
             _log.warning("%s is of another bundle and is not plotted", path)
-    result.value["beside"] = [
-        {name: other[name] for name in ("strength", "attacks", "utility", "verdict")}
-        for other in others
-        if other["bundle_sha256"] == result.value["bundle_sha256"]
-    ]
     if out is not None:
         from veilcam.camera.audit_html import render
 
@@ -60,8 +59,7 @@ def _read_other(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({type(error).__name__})") from error
-    names = ("strength", "attacks", "utility", "verdict", "bundle_sha256")
-    if not isinstance(value, dict) or any(name not in value for name in names):
+    if not isinstance(value, dict) or not {*_PLOTTED, "bundle_sha256"} <= set(value):
         raise ConfigError(f"{path} is no result of `veilcam audit --json`")
     return value
 

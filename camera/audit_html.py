@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -10,7 +10,7 @@ import numpy as np
 
 from veilcam.camera.audit import AuditResult
 from veilcam.camera.audit_protect import PEERS, protect_like
-from veilcam.camera.audit_shots import OURS
+from veilcam.camera.audit_shots import COPY, OURS
 from veilcam.camera.audit_svg import Line, frontier_plot, roc_plot
 
 _TILE_PX = 112
@@ -153,43 +153,43 @@ def _plots(result: AuditResult) -> str:
 def _frontier(value: dict[str, Any]) -> str:
     """Ours at each strength that was audited, and peers: what remains of use, what leaks."""
     cards = []
-    for label, use_of in (
-        ("faces still found by a detector", _recall_of),
-        ("expression that comes through (mean correlation)", _expression_of),
+    for label, metrics in (
+        ("faces still found by a detector", ("detection_recall",)),
+        ("expression that comes through (mean correlation)", _EXPRESSION),
     ):
         for gallery in ("same", "other"):
-            points = [Line("unprotected", [1.0], [1.0], 1)]
-            for index, view in enumerate((OURS, *PEERS)):
-                if (leak := _leak_of(value, view, gallery)) is not None:
-                    name = f"{view}, {value['strength']}" if view == OURS else view
-                    colour = (0, 4, 3, 5)[index]
-                    points.append(Line(name, [use_of(value, view)], [leak], colour))
-            for other in value.get("beside", []):
-                if (leak := _leak_of(other, OURS, gallery)) is not None:
-                    name = f"{OURS}, {other['strength']}"
-                    points.append(Line(name, [use_of(other, OURS)], [leak], 0))
+            points = [
+                Line(name, [_use_of(found, view, metrics)], [leak], colour)
+                for name, found, view, leak, colour in _measured(value, gallery)
+            ]
             if len(points) > 1:
                 plot = frontier_plot(points, x_label=label, y_label="best attacker's rank-1")
                 cards.append(f"<div class=card><h3>gallery: {gallery} picture</h3>{plot}</div>")
     return f"<div class=plots>{''.join(cards)}</div>"
 
 
-def _leak_of(value: dict[str, Any], view: str, gallery: str) -> float | None:
-    """Rank-1 of the best attacker of a protection."""
-    found = [
-        row["value"] for row in value["attacks"]
-        if row.get("protection") == view and row.get("gallery") == gallery
-        and row["metric"] == "rank1"
-    ]  # fmt: skip
-    return max(found, default=None)
+def _measured(
+    value: dict[str, Any], gallery: str
+) -> Iterator[tuple[str, dict[str, Any], str, float, int]]:
+    """Name, audit, view, rank-1 of the best attacker and colour of each that was measured."""
+    controls = [row["control_positive"] for row in _rank1(value, OURS, gallery)
+                if row["name"] == "reid" and row["control_positive"] is not None]  # fmt: skip
+    if controls:
+        yield "unprotected", value, COPY, max(controls), 1
+    wanted = [
+        (f"{OURS}, {value['strength']}", value, OURS, 0),
+        *((peer, value, peer, colour) for peer, colour in zip(PEERS, (4, 3, 5), strict=True)),
+        *((f"{OURS}, {o['strength']}", o, OURS, 0) for o in value.get("beside", [])),
+    ]
+    for name, found, view, colour in wanted:
+        if leaks := [row["value"] for row in _rank1(found, view, gallery)]:
+            yield name, found, view, max(leaks), colour
 
 
-def _recall_of(value: dict[str, Any], view: str) -> float:
-    return _use_of(value, view, ("detection_recall",))
-
-
-def _expression_of(value: dict[str, Any], view: str) -> float:
-    return _use_of(value, view, _EXPRESSION)
+def _rank1(value: dict[str, Any], view: str, gallery: str) -> list[dict[str, Any]]:
+    """The rank-1 rows of a protection."""
+    wanted = {"protection": view, "gallery": gallery, "metric": "rank1"}
+    return [row for row in value["attacks"] if wanted.items() <= row.items()]
 
 
 def _use_of(value: dict[str, Any], view: str, metrics: tuple[str, ...]) -> float:

@@ -35,13 +35,16 @@ class SceneProtection:
         bundle: Verified bundle of mode `scene`.
         generator: Its generator.
         faces: Verified bundle of mode `face`, for heads that are near.
+        face_generator: Its generator.
     """
 
-    def __init__(self, bundle: Bundle, generator: Generator, faces: Bundle) -> None:
+    def __init__(
+        self, bundle: Bundle, generator: Generator, faces: Bundle, face_generator: Generator
+    ) -> None:
         assets = Path(str(files("veilcam.camera") / "assets"))
         self._cast, self._facing = load_cast(bundle)
         self._generator = generator
-        self._faces, self._face_generator = faces, Generator(faces)
+        self._faces, self._face_generator = faces, face_generator
         self._detect = PersonBoxes(assets / "yolox.onnx")
         self._pose = PoseModel(assets / "movenet.onnx")
 

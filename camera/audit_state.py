@@ -1,7 +1,8 @@
 """What an interrupted audit goes on from: the numbers of each picture measured so far.
 
-They hold face vectors of the people under attack, which are personal data: the folder is made for
-its owner alone, only where the user names one, and is removed once the audit is through.
+They hold face vectors of the people under attack and what attackers who learn see of them (the face
+as 16x16 and 12x12 grey levels), which are personal data: the folder is made for its owner alone,
+only where the user names one, and is removed once the audit is through.
 """
 
 import hashlib

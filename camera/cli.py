@@ -189,7 +189,7 @@ def explain(as_json: bool) -> None:
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
-    help="Folder to go on from when interrupted; holds face vectors till the end.",
+    help="Folder to go on from when interrupted; holds face vectors and coarse faces till the end.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Report, .html")
 @click.option(

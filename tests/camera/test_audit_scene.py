@@ -27,7 +27,8 @@ def frame() -> np.ndarray:
 @pytest.fixture(scope="module")
 def protection() -> SceneProtection:
     bundle = load_bundle(None, mode="scene")
-    return SceneProtection(bundle, Generator(bundle), load_bundle(None))
+    faces = load_bundle(None)
+    return SceneProtection(bundle, Generator(bundle), faces, Generator(faces))
 
 
 def test_the_person_is_shown_and_no_pixel_of_the_picture(
