@@ -202,6 +202,11 @@ class Encoder:
         self._random = np.random.default_rng(secrets.randbits(128))
         self._tracks: dict[int, _TrackCode] = {}
 
+    @property
+    def track_ids(self) -> frozenset[int]:
+        """Tracks whose stand-in is drawn already."""
+        return frozenset(self._tracks)
+
     def set_strength(self, strength: Strength) -> None:
         """Use another strength from the next frame on.
 

@@ -62,7 +62,6 @@ class SceneHeads:
         self._analyser: FindHeads = analyser or Analyser()
         self._encoder = Encoder(bundle.mean, bundle.chol, bundle.skin, casting=self._cast)
         self._paint = paint
-        self._known: set[int] = set()
         self._skins: deque[int] = deque()
         self._is_near = False
         self._looked_s = -1e9
@@ -83,7 +82,7 @@ class SceneHeads:
         limit = _FAR_PX if self._is_near else _NEAR_PX
         self._is_near = any(head_px(person) >= limit for person in people.people)
         if not self._is_near:
-            self._known, self._last = set(), NO_HEADS
+            self._last = NO_HEADS
             return NO_HEADS
         if 0 <= frame.time_s - self._looked_s < _EVERY_S and self._last.codes:
             return _kept(self._last, people)
@@ -91,9 +90,8 @@ class SceneHeads:
         scene = self._analyser(frame)
         owners = owners_of(scene.heads, people)
         heads = tuple(h for h in scene.heads if h.track_id in owners)
-        new = [h.track_id for h in heads if h.track_id not in self._known]
+        new = [h.track_id for h in heads if h.track_id not in self._encoder.track_ids]
         self._skins = deque(skin_of.get(owners[i], 0) for i in new)
-        self._known = {h.track_id for h in heads}
         codes = self._encoder.encode(replace(scene, heads=heads), self._analyser.frame_skin)
         patches = self._paint(Codes(size_hw=codes.size_hw, heads=codes.heads))
         told = tuple(_placed(head, owners[head.track_id]) for head in codes.heads)

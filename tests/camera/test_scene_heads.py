@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.camera.scene_parts import make_cast
 from veilcam.camera.actor_code import ActorEncoder
 from veilcam.camera.audit_faces import FaceFinder
+from veilcam.camera.light import SKIN_CLASSES
 from veilcam.camera.manifest import load_bundle
 from veilcam.camera.plate import PlateLearner
 from veilcam.camera.scene_compose import compose_scene
@@ -153,6 +154,20 @@ def test_fast_frames_show_the_last_heads_of_those_who_are_still_there(bundle) ->
     assert analyser.calls == 1
     heads(frame(0.066), both, skins)
     assert analyser.calls == 2
+
+
+def test_who_comes_near_again_keeps_his_face_and_a_new_one_gets_his_own_skin(bundle) -> None:
+    analyser = Analyser(head(5, x=200.0))
+    heads = SceneHeads(bundle, Paint(), analyser)
+    one, two = person(1, x=200.0), person(2, x=420.0)
+    skins = {1: 0, 2: 3}
+    (first,) = heads(frame(0.0), people(one), skins).codes
+    far = replace(person(1, shoulders=30.0), box_xywh=(300.0, 60.0, 40.0, 100.0))
+    assert heads(frame(0.1), people(far), skins) is NO_HEADS
+    analyser.heads = (head(5, x=200.0), head(6, x=420.0))
+    again, new = heads(frame(0.2), people(one, two), skins).codes
+    assert np.array_equal(first.latent, again.latent)
+    assert sum(again.skin_bgr) < sum(SKIN_CLASSES[1]) < sum(SKIN_CLASSES[2]) < sum(new.skin_bgr)
 
 
 class Broken:
