@@ -79,6 +79,7 @@ class LiveSource:
         self._reopen_s = reopen_s
         self._grabber = open_grabber()
         self.fps = self._grabber.fps
+        self._wait_s = max(_SILENCE_S, 3.0 / self.fps) * patience()
         first = self._grabber.grab()
         if first is None:
             self._grabber.close()
@@ -145,7 +146,7 @@ class LiveSource:
         Raises:
             SourceError: None came for a while (reading again may work), or the device is lost.
         """
-        wait_s = max(_SILENCE_S, 3.0 / self.fps) * patience()
+        wait_s = self._wait_s
         with self._changed:
             self._changed.wait_for(lambda: self._slot or self._error or self._stop.is_set(), wait_s)
             frame, self._slot = self._slot, None

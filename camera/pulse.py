@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veilcam.camera.totals import total
+
 if TYPE_CHECKING:
     from veilcam.camera.notes import Notes
 
@@ -89,10 +91,10 @@ class Pulse:
         last: Mapping[str, Any] = captures[-1] if captures else {}
         both = [*captures, *outs]
         counts = {
-            "late": sum(_total(both, name) for name in _LATE)
+            "late": sum(total(both, name) for name in _LATE)
             + sum(notes.faults.values()) + sum(notes.restarts.values()),
-            "person": sum(_total(captures, name) for name in _PERSON),
-            "out": _total(outs, "frames_out"),
+            "person": sum(total(captures, name) for name in _PERSON),
+            "out": total(outs, "frames_out"),
         }  # fmt: skip
         risen = {name: counts[name] > self._counts[name] for name in counts}
         self._counts = counts
@@ -191,13 +193,9 @@ def _is_alive(pid: int) -> bool:
 def _audit(audits: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts over all lives of capture, and the state of the newest."""
     return {
-        "samples": _total(audits, "samples"), "alarms": _total(audits, "alarms"),
+        "samples": total(audits, "samples"), "alarms": total(audits, "alarms"),
         "state": audits[-1].get("state", ""),
     }  # fmt: skip
-
-
-def _total(values: list[dict[str, Any]], name: str) -> int:
-    return sum(int(value.get(name, 0)) for value in values)
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

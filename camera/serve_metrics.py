@@ -21,9 +21,7 @@ _COUNTERS = {
     "frames_dropped": "Frames that a newer one replaced before they were looked at.",
     "outages": "Times without a picture.",
 }
-_QUANTILES = ("p50", "p95", "p99")
-
-
+_QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
 Family = CounterMetricFamily | GaugeMetricFamily | InfoMetricFamily
 
 
@@ -54,9 +52,8 @@ class _Run:
             "veilcam_latency_seconds", "Added latency of a frame.", labels=["stage", "quantile"]
         )
         for stage, values in dict(status.get("latency_ms", {})).items():
-            for name in _QUANTILES:
+            for name, quantile in _QUANTILES.items():
                 if name in values:
-                    quantile = f"0.{name[1:]}" if name != "p50" else "0.5"
                     latency.add_metric([str(stage), quantile], float(values[name]) / 1e3)
         yield latency
         yield GaugeMetricFamily(

@@ -1,8 +1,8 @@
 """Tells systemd that safe pictures flow, where it started us and asks for it (Type=notify).
 
-`READY=1` goes out with the first picture that is not blank, until then more time is asked for,
-`WATCHDOG=1` while pictures of any kind
-come out: a camera that was pulled out is no reason to start anew, a loop that stands still is.
+`READY=1` goes out with the first picture that is not blank; until then more time is asked for.
+`WATCHDOG=1` goes out while pictures of any kind come: a camera that was pulled out is no reason to
+start anew, a loop that stands still is.
 Source: sd_notify(3). Only the supervisor speaks; elsewhere nothing happens.
 """
 
@@ -12,6 +12,8 @@ import socket
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from veilcam.camera.totals import total
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 1.0
@@ -41,8 +43,7 @@ class ServiceManager:
             return
         self._due_s = time.monotonic() + _EVERY_S
         reports = publish_values.values()
-        num_out = sum(int(report.get("frames_out", 0)) for report in reports)
-        num_blank = sum(int(report.get("frames_blank", 0)) for report in reports)
+        num_out, num_blank = total(reports, "frames_out"), total(reports, "frames_blank")
         lines = []
         if num_out > num_blank and not self._is_ready:
             self._is_ready = True

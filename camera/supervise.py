@@ -148,10 +148,14 @@ class Supervisor:
             self.notes.is_stopping = self.notes.has_ended = True  # publish closes the output
             self._stop_due_s = time.monotonic() + 60.0 + self._limits.ending_s
 
+    @property
+    def _may_come_back(self) -> bool:
+        """Whether a source that is gone is waited for."""
+        return self._waits or (self.notes.is_live and self.notes.was_up)
+
     def _failed_capture(self, message: control.Failed) -> None:
         """It says why it ends: bad input and a first start that fails end the run."""
-        may_come_back = self._waits or (self.notes.is_live and self.notes.was_up)
-        if message.is_input and not may_come_back:
+        if message.is_input and not self._may_come_back:
             self.notes.fail(InputError(message.text))
         elif not message.is_input and not self.notes.was_up:
             self.notes.fail(WorkerError(f"{message.text}; please report it"))
@@ -217,9 +221,7 @@ class Supervisor:
             return
         self.notes.faults["capture_hung" if process.is_hung else "capture_lost"] += 1
         self._count_restart("capture", process)
-        may_come_back = process.epoch and (
-            self._waits or (self.notes.is_live and self.notes.was_up)
-        )
+        may_come_back = process.epoch and self._may_come_back
         if self.notes.failures > _MAX_FAILURES and not may_come_back:
             text = f"capture ended {self.notes.failures} times in a row ({process.how_it_ended()})"
             self.notes.fail(WorkerError(text))

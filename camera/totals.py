@@ -1,5 +1,6 @@
 """One report out of what capture and publish counted, over all their lives."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from veilcam.camera import barriers
@@ -24,16 +25,16 @@ def merge(notes: Notes, settings: Settings) -> dict[str, Any]:
     for life in lives:
         for stage, count in life.get("faults_by_stage", {}).items():
             by_stage[stage] = by_stage.get(stage, 0) + count
-    value |= {name: _total(lives, name) for name in _SUMS}
-    value["frames_out"] = _total(outs, "frames_out")
-    value["frames_blank"] = _total(outs, "frames_blank")
-    value["frames_dropped"] += _total(outs, "frames_skipped")
-    if torn := _total(outs, "frames_torn"):
+    value |= {name: total(lives, name) for name in _SUMS}
+    value["frames_out"] = total(outs, "frames_out")
+    value["frames_blank"] = total(outs, "frames_blank")
+    value["frames_dropped"] += total(outs, "frames_skipped")
+    if torn := total(outs, "frames_torn"):
         by_stage["torn"] = torn
     value["faults_by_stage"] = by_stage
     value["faults"] = sum(by_stage.values())
     value["restarts"] = {"capture": 0, "publish": 0} | dict(notes.restarts)
-    value["outages"] = _total(outs, "outages")
+    value["outages"] = total(outs, "outages")
     value["longest_outage_s"] = max((v.get("longest_outage_s", 0.0) for v in outs), default=0.0)
     latency = dict(value.get("latency_ms", {}))
     for out in outs:
@@ -49,5 +50,6 @@ def barriers_value(found: dict[str, dict[str, str]]) -> dict[str, Any]:
     return {"processes": "two", "types": "Frame/SafeFrame", **found, "missing": missing}
 
 
-def _total(values: list[dict[str, Any]], name: str) -> int:
+def total(values: Collection[Mapping[str, Any]], name: str) -> int:
+    """Sum of a counter over processes; those that do not count it add nothing."""
     return sum(int(value.get(name, 0)) for value in values)

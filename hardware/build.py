@@ -140,7 +140,8 @@ def _unmount_below(folder: Path) -> None:
         InputError: A file system there cannot be unmounted.
     """
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for place in sorted((p for p in mounted if Path(p).is_relative_to(folder)), reverse=True):
+    real = folder.resolve()  # as the kernel names it
+    for place in sorted((p for p in mounted if Path(p).is_relative_to(real)), reverse=True):
         done = subprocess.run(["umount", place], capture_output=True, text=True)
         if done.returncode:
             raise InputError(f"{place} is mounted and busy; unmount it, then try again")
