@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veilcam.camera import control
+from veilcam.camera.asked import Asked
 from veilcam.camera.errors import ConfigError, InputError, SourceError
 from veilcam.camera.sandbox import capture_plan
 from veilcam.camera.settings import Settings
@@ -234,8 +235,7 @@ def load_parts(settings: Settings) -> tuple[Build, "Callable[[str], Source]"]:
     for name in ("ring", "analysis", "generator", "compose"):
         importlib.import_module(f"veilcam.camera.{name}")
     open_source = importlib.import_module("veilcam.camera.source").open_source
-    asked = importlib.import_module("veilcam.camera.live").Asked(**settings.asked)
-    return load_builder(settings.mode), partial(open_source, asked=asked)
+    return load_builder(settings.mode), partial(open_source, asked=Asked(**settings.asked))
 
 
 def main(argv: list[str], load: Callable[[Settings], tuple[Build, Any]] = load_parts) -> int:

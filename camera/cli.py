@@ -18,12 +18,10 @@ from veilcam.camera.cli_imagine import CAST, PROMPT, choose_cast_of
 from veilcam.camera.cli_options import (
     AUDIT,
     BUNDLE,
-    FPS,
     JSON,
-    SIZE,
     STRENGTH,
     as_lines,
-    asked_of,
+    asks_webcam,
     emit,
     no_telemetry,
 )
@@ -94,8 +92,7 @@ def cli() -> None:
 @PROMPT
 @CAST
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
-@SIZE
-@FPS
+@asks_webcam
 @click.option("--frames", type=click.IntRange(1), default=None, help="Stop after so many.")
 @AUDIT
 @click.option(
@@ -104,7 +101,7 @@ def cli() -> None:
 @JSON
 def run(
     source: str, mode: str, sink: str, bundle: Path | None, strength: str, prompt: str | None,
-    cast_file: Path | None, delay: int, size: tuple[int, int], fps: int, frames: int | None,
+    cast_file: Path | None, delay: int, asked: dict[str, int], frames: int | None,
     audit: bool, require_barriers: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replace people in SOURCE: a webcam number, clip, picture, rtsp:// address or `demo`.
@@ -128,7 +125,7 @@ def run(
     warnings = choose_cast_of(prompt, cast_file, bundle, mode=mode)  # and this
     report, is_interrupted = run_session(
         source, sink, bundle=bundle, delay_frames=delay, max_frames=frames, mode=mode,
-        require_barriers=require_barriers, asked=asked_of(size, fps),
+        require_barriers=require_barriers, asked=asked,
     )  # fmt: skip
     said = {"cast_warnings": warnings} if prompt or cast_file else {}
     emit(report | {"strength": strength} | said, as_json, as_lines)

@@ -1,8 +1,8 @@
 """What the sub-commands share: their common options, and how a result is shown."""
 
+import functools
 import importlib
 import json
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from veilcam.camera.asked import MAX_FPS, SIZE, USUAL
 from veilcam.camera.errors import ConfigError
 
 JSON = click.option("--json/--no-json", "as_json", default=False, help="One JSON object on stdout.")
@@ -31,25 +32,34 @@ AUDIT = click.option(
 
 def _to_size(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, int]:
     """Width and height out of `1280x720`."""
-    sides = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
+    sides = SIZE.fullmatch(text)
     if sides is None:
         raise click.BadParameter(f"got {text!r}, wanted WIDTHxHEIGHT, as 640x360")
     return int(sides[1]), int(sides[2])
 
 
-SIZE = click.option(
-    "--size", default="1280x720", show_default=True, callback=_to_size,
-    help="Picture asked of a webcam, which gives what it has nearest to it.",
-)  # fmt: skip
-FPS = click.option(
-    "--fps", type=click.IntRange(1, 240), default=30, show_default=True,
-    help="Pictures a second asked of a webcam.",
-)  # fmt: skip
+def asks_webcam(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command --size and --fps; it gets both as `asked`, see `Settings.asked`."""
 
+    @click.option(
+        "--size",
+        default=f"{USUAL.width}x{USUAL.height}",
+        show_default=True,
+        callback=_to_size,
+        help="Picture asked of a webcam, which gives what it has nearest to it.",
+    )
+    @click.option(
+        "--fps",
+        type=click.IntRange(1, MAX_FPS),
+        default=USUAL.fps,
+        show_default=True,
+        help="Pictures a second asked of a webcam.",
+    )
+    @functools.wraps(command)
+    def call(*arguments: Any, size: tuple[int, int], fps: int, **options: Any) -> None:
+        command(*arguments, asked={"width": size[0], "height": size[1], "fps": fps}, **options)
 
-def asked_of(size: tuple[int, int], fps: int) -> dict[str, int]:
-    """The two as `Settings.asked`."""
-    return {"width": size[0], "height": size[1], "fps": fps}
+    return call
 
 
 def emit(value: dict[str, Any], as_json: bool, to_text: Callable[[dict[str, Any]], str]) -> None:

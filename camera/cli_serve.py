@@ -7,17 +7,7 @@ from typing import Any
 
 import click
 
-from veilcam.camera.cli_options import (
-    AUDIT,
-    BUNDLE,
-    FPS,
-    JSON,
-    SIZE,
-    STRENGTH,
-    as_lines,
-    asked_of,
-    emit,
-)
+from veilcam.camera.cli_options import AUDIT, BUNDLE, JSON, STRENGTH, as_lines, asks_webcam, emit
 
 _log = logging.getLogger(__name__)
 
@@ -34,8 +24,7 @@ _log = logging.getLogger(__name__)
 @STRENGTH
 @click.option("--prompt", default="", help="Who the stand-ins are, in words.")
 @click.option("--delay", type=click.IntRange(0, 3), default=0, help="Frames of look-ahead.")
-@SIZE
-@FPS
+@asks_webcam
 @click.option(
     "--wait-for-camera", is_flag=True, help="Show the page without it, and go on looking."
 )
@@ -61,7 +50,6 @@ def serve(source: str, set_password: bool, as_json: bool, **options: Any) -> Non
 
     options["allow_hosts"] = options.pop("allow_host")
     options["delay_frames"] = options.pop("delay")
-    options["asked"] = asked_of(options.pop("size"), options.pop("fps"))
     options["waits"] = options.pop("wait_for_camera")
     options["tls"] = options["tls"] or ""
     stop = Event()

@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from veilcam.camera.asked import MAX_FPS, USUAL, Asked
 from veilcam.camera.errors import SourceError
 from veilcam.camera.patience import patience
 from veilcam.camera.types import Frame
@@ -23,23 +23,6 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
 _SILENCE_S = 0.5  # after this the loop shows a blank instead of a picture that stands still
 _REOPEN_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a webcam is asked for; it gives what it has nearest to that.
-
-    Attributes:
-        width, height: Pixels.
-        fps: Pictures a second.
-    """
-
-    width: int = 1280
-    height: int = 720
-    fps: int = 30
-
-
-USUAL = Asked()
 
 
 @runtime_checkable
@@ -175,7 +158,7 @@ class _Webcam:
         capture.set(cv2.CAP_PROP_FPS, asked.fps)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         fps = capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 1 <= fps <= 240 else float(asked.fps)
+        self.fps = fps if 1 <= fps <= MAX_FPS else float(asked.fps)
 
     def grab(self) -> np.ndarray | None:
         has_picture, bgr = self._capture.read()

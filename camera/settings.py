@@ -1,8 +1,9 @@
 """What the supervisor tells both processes before anything else; standard library only."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from veilcam.camera.asked import Asked
 from veilcam.camera.cast import cast_of_values, choose_cast, chosen_cast
 from veilcam.camera.control import ProtocolError
 from veilcam.camera.patience import patience
@@ -10,7 +11,6 @@ from veilcam.camera.strength import CHOICES, choose, chosen
 from veilcam.camera.watch_choice import choose_watch, watch_chosen
 
 PROFILE_KEYS = ("precision", "threads", "execution_provider")
-ASKED_KEYS = ("width", "height", "fps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Settings:
         source_limit_s: Longest time a live source may give nothing before it is opened anew. By
             default 1, 10 and 10 s times `patience`.
         strength: How much of a person's own may pass; by default what this process has chosen.
-        asked: What a webcam is asked for, the fields of `live.Asked`; those left out are its
+        asked: What a webcam is asked for, the fields of `asked.Asked`; those left out are its
             defaults.
         audit: Whether an audit runs beside the loop; by default as chosen here.
         cast: Prompts of stand-ins, see `cast.Cast.to_values`; by default as chosen here.
@@ -68,7 +68,7 @@ def from_values(values: dict[str, Any]) -> Settings:
     kinds |= dict.fromkeys(("live_limit_s", "clip_limit_s", "source_limit_s"), float)
     if set(values) != set(kinds) or any(type(values[k]) is not kinds[k] for k in kinds):
         raise ProtocolError("wrong settings")
-    if not set(values["asked"]) <= set(ASKED_KEYS):
+    if not set(values["asked"]) <= {entry.name for entry in fields(Asked)}:
         raise ProtocolError("wrong settings")
     if values["strength"] not in CHOICES:
         raise ProtocolError("wrong settings")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from veilcam.camera.live import Asked
+from veilcam.camera.asked import Asked
 from veilcam.camera.sink import Sink, open_sink
 from veilcam.camera.source import Source, open_source
 from veilcam.camera.types import Frame

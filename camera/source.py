@@ -13,16 +13,10 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from veilcam.camera.asked import USUAL, Asked
 from veilcam.camera.clip import ClipSource
 from veilcam.camera.errors import SourceError
-from veilcam.camera.live import (
-    USUAL,
-    Asked,
-    LiveSource,
-    open_stream_grabber,
-    open_webcam_grabber,
-    without_login,
-)
+from veilcam.camera.live import LiveSource, open_stream_grabber, open_webcam_grabber, without_login
 from veilcam.camera.types import Frame
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from veilcam.camera.asked import MAX_FPS, SIZE, USUAL
 from veilcam.camera.errors import ConfigError
 
 SETTINGS_FILE, SECRETS_FILE = "veilcam.toml", "secrets.toml"
@@ -21,7 +22,6 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}")
 _SSH_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]{40,} ?[^\n]*")
 _SOURCE = re.compile(r"\d{1,2}")
-_SIZE = re.compile(r"\d{2,4}x\d{2,4}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,8 @@ class Settings:
     wifi_country: str = ""
     ssh_key: str = ""
     source: str = "0"
-    size: str = "1280x720"
-    fps: int = 30
+    size: str = f"{USUAL.width}x{USUAL.height}"
+    fps: int = USUAL.fps
     mode: str = "scene"
     strength: str = "balanced"
     prompt: str = ""
@@ -68,9 +68,9 @@ class Settings:
         _match(
             "source", self.source, _SOURCE, "the number of a camera at the device, 0 for the first"
         )
-        _match("size", self.size, _SIZE, "WIDTHxHEIGHT in pixels, as 640x360")
-        if not 1 <= self.fps <= 240:
-            raise _error("fps", self.fps, "1 to 240 pictures a second")
+        _match("size", self.size, SIZE, "WIDTHxHEIGHT in pixels, as 640x360")
+        if not 1 <= self.fps <= MAX_FPS:
+            raise _error("fps", self.fps, f"1 to {MAX_FPS} pictures a second")
         for key, allowed in (("mode", MODES), ("strength", STRENGTHS)):
             if getattr(self, key) not in allowed:
                 raise _error(key, getattr(self, key), ", ".join(allowed))

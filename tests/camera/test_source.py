@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from veilcam.camera import live
+from veilcam.camera.asked import Asked
 from veilcam.camera.errors import SourceError
-from veilcam.camera.live import Asked, LiveSource, open_webcam_grabber, without_login
+from veilcam.camera.live import LiveSource, open_webcam_grabber, without_login
 from veilcam.camera.source import ArraySource, open_source
 
 
