@@ -31,7 +31,7 @@ UPDATE_UNITS = {
     "fetch.service": """[Unit]
 After=veilcam-setup.service network.target
 [Service]
-ExecStart=/bin/sh -c 'while sleep 60; do systemctl start veilcam-update.service; done'
+ExecStart=/bin/sh -c 'while sleep 20; do systemctl start veilcam-update.service; done'
 """,
     # Which version starts, told early: a broken one is gone before anything else could tell.
     "tell.service": """[Unit]
@@ -92,15 +92,18 @@ def make_version(folder: Path, version: str, *, is_broken: bool = False) -> Path
 class UpdateServer:
     """Serves one version at a time to the guest; use it as a context.
 
+    `is_asked` is set once a slot's contents are asked for.
+
     Args:
         folder: Gets a link to what is served.
         port: Of this machine.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
+        self.is_asked = threading.Event()
         self._root = folder / "served"
         self._root.mkdir(exist_ok=True)
-        handler = functools.partial(_Quiet, directory=str(self._root))
+        handler = functools.partial(_Quiet, self.is_asked, directory=str(self._root))
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
@@ -124,6 +127,16 @@ class UpdateServer:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, is_asked: threading.Event, *arguments: Any, **options: Any) -> None:
+        self._is_asked = is_asked
+        super().__init__(*arguments, **options)
+
+    def do_GET(self) -> None:
+        """Notes that a slot's contents are asked for: from here on an update writes."""
+        if self.path.endswith(".raw"):
+            self._is_asked.set()
+        super().do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""
 
@@ -143,9 +156,11 @@ def check_updates(
         return lambda: name in (said(machine, "slots") or "")
 
     def update_to(version: str) -> float:
+        server.is_asked.clear()
         server.offer(versions[version])
+        machine.started_s = time.monotonic()  # patience counts from here
+        machine.wait_for("transfer", server.is_asked.is_set, patience_s)
         begin_s = time.monotonic()
-        machine.started_s = begin_s  # patience counts from here
         machine.wait_for(f"update {version}", lies_there(f"veilcam_{version}"), patience_s)
         return time.monotonic() - begin_s
 
@@ -169,7 +184,8 @@ def check_updates(
     tries = machine.log().count(f"<boot> {BROKEN} </boot>")
     checks.tell("broken_update_rolls_back", tries == 2, tries=tries, back_s=round(back_s, 1),
                 slots=said(machine, "slots"))  # fmt: skip
-    cut_power_in(machine, server, versions[NEXT], checks, said, num_cuts, spent_s, patience_s)
+    cut_power_in(machine, server, versions[NEXT], checks, said, has_picture, num_cuts, spent_s,
+                 patience_s)  # fmt: skip
 
 
 def restart(machine: Any) -> None:
@@ -180,32 +196,46 @@ def restart(machine: Any) -> None:
 
 
 def cut_power_in(
-    machine: Any, server: UpdateServer, update: Path, checks: Any, said: Said, num_cuts: int,
-    update_s: float, patience_s: float,
+    machine: Any, server: UpdateServer, update: Path, checks: Any, said: Said,
+    has_picture: Callable[[], bool], num_cuts: int, transfer_s: float, patience_s: float,
 ) -> None:  # fmt: skip
-    """Cuts the power at random moments of an update, from the same disk each time."""
+    """Cuts the power at random moments of an update, over and over.
+
+    Each start looks at what the last cut left and goes on with the update, so that leftovers of
+    several cuts meet. Once the new version runs, the disk is put back.
+    """
     if not num_cuts:
         return
     machine.cut_power()
     kept = machine.disk.with_suffix(".kept")
-    subprocess.run(["cp", "--sparse=always", str(machine.disk), str(kept)], check=True)
+    copy_disk(machine.disk, kept)
     dice = random.Random(1)
     seen: dict[str, int] = {}
+    server.offer(update)
+    server.is_asked.clear()
+    machine.start()
     for number in range(num_cuts):
-        server.offer(update)
-        machine.start()
-        machine.wait_for("start", lambda: "<update>" in machine.log(), patience_s)
-        wait_s = dice.uniform(0, update_s)
+        machine.wait_for("transfer", server.is_asked.is_set, patience_s)
+        wait_s = dice.uniform(0, transfer_s)
         time.sleep(wait_s)
-        before = said(machine, "slots")
         machine.cut_power()
-        server.offer(None)
+        server.is_asked.clear()
         machine.start()
-        machine.wait_for("start after a cut", lambda: bool(said(machine, "version")), patience_s)
+        start_s = machine.wait_for("start", lambda: said(machine, "failed") is not None, patience_s)
         version, failed = said(machine, "version"), said(machine, "failed")
         seen[str(version)] = seen.get(str(version), 0) + 1
-        checks.tell(f"cut_{number}", not failed, cut_after_s=round(wait_s, 1), before=before,
-                    version=version, failed=failed)  # fmt: skip
-        machine.cut_power()
-        subprocess.run(["cp", "--sparse=always", str(kept), str(machine.disk)], check=True)
-    checks.tell("power_cuts", True, cuts=num_cuts, versions=seen)
+        checks.tell(f"cut_{number}", failed == "", cut_after_s=round(wait_s, 1),
+                    start_s=round(start_s, 1), version=version, failed=failed,
+                    slots=said(machine, "slots"))  # fmt: skip
+        if NEXT in str(version):
+            machine.cut_power()
+            copy_disk(kept, machine.disk)
+            server.is_asked.clear()
+            machine.start()
+    picture_s = machine.wait_for("picture", has_picture, 2 * patience_s)
+    checks.tell("power_cuts", True, cuts=num_cuts, versions=seen, picture_s=round(picture_s, 1))
+
+
+def copy_disk(disk: Path, to: Path) -> None:
+    """Copies a disk with its holes."""
+    subprocess.run(["cp", "--sparse=always", str(disk), str(to)], check=True)
