@@ -14,7 +14,8 @@ _log = logging.getLogger(__name__)
 
 @click.command(
     epilog="\b\nExamples:\n  veilcam serve demo\n  veilcam serve 0 --strength strict --port 9000\n"
-    "  veilcam serve 0 --host 0.0.0.0 --tls self-signed\n  veilcam serve --set-password"
+    "  veilcam serve 0 --host 0.0.0.0 --tls self-signed\n  veilcam serve --set-password\n"
+    "  veilcam serve 0 --rtsp-port 8554      # and rtsp://127.0.0.1:8554/veilcam"
 )
 @click.argument("source", default="0")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 @click.option(
     "--wait-for-camera", is_flag=True, help="Show the page without it, and go on looking."
 )
+@click.option("--rtsp-port", type=click.IntRange(0, 65535), help="H.264 by RTSP there, too.")
 @AUDIT
 @click.option("--report", type=click.Path(path_type=Path), help="Audit's report.html to show.")
 @click.option("--allow-host", multiple=True, help="A further name of this server; repeatable.")

@@ -91,7 +91,7 @@ def publish_plan(settings: Settings) -> Plan:
         may_write=kind in ("file", "png", "window"),
         may_open_devices=kind == "virtual",
         may_stream_camera=False,
-        may_answer=kind == "web",  # on the socket that the supervisor opened and bound
+        may_answer=kind in ("web", "rtsp"),  # on the socket that the supervisor opened and bound
     )
     return Plan(rules=tuple(rules), policy=policy, needs_network=bool(ports), tcp_ports=ports)
 

@@ -6,7 +6,7 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -29,6 +29,7 @@ class ServeOptions:
         host, port: Where the page is; port 0 takes a free one.
         allow_hosts: Further names by which it may be called.
         report: An audit's HTML to show.
+        rtsp_port: Serve H.264 by RTSP there, too; None does not.
         tls: `self-signed`, or empty: by the user's certificate, or not at all.
         tls_cert, tls_key: The user's certificate chain and key, PEM; the key may be in the chain's
             file.
@@ -49,6 +50,7 @@ class ServeOptions:
     asked: dict[str, int] = field(default_factory=dict)
     require_barriers: bool = False
     waits: bool = False
+    rtsp_port: int | None = None
     tls: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -69,9 +71,9 @@ def serve(
         VeilcamError: Bad input, or what the page needs is not there.
     """
     check_installed()
+    from veilcam.camera.handed import handed_over
     from veilcam.camera.process import python_command
     from veilcam.camera.serve_supervise import ServeSupervisor, StillKeeper
-    from veilcam.camera.serve_thread import handed_over
     from veilcam.camera.serve_words import with_prompt
     from veilcam.camera.session import has_two_processes, load_profile, source_limit_s
     from veilcam.camera.settings import PROFILE_KEYS, Settings
@@ -90,10 +92,13 @@ def serve(
         listen(options.host, options.port) as listener,
         _pair() as (ours, theirs),
         handed_pem(pem) if pem else nullcontext() as tls,
+        ExitStack() as stack,
     ):
+        certificate = () if tls is None else (tls,)
+        rtsp = () if options.rtsp_port is None else _open_rtsp(stack, options, certificate)
         port = listener.getsockname()[1]
         password_hash = _password(say)
-        value |= {"port": port, "password_hash": password_hash}
+        value |= {"port": port, "password_hash": password_hash, "has_rtsp": bool(rtsp)}
         profile = load_profile() or {}
         settings = Settings(
             source=source,
@@ -115,9 +120,7 @@ def serve(
                 waits=options.waits,
                 capture_command=python_command("veilcam.camera.serve_capture"),
                 publish_command=python_command("veilcam.camera.serve_publish"),
-                handed={
-                    "publish": (listener.fileno(), handed, ours, *(() if tls is None else (tls,)))
-                },
+                handed={"publish": (listener.fileno(), handed, ours, *rtsp, *certificate)},
             )
             way = "http" if tls is None else "https"
             say(f"Veilcam is at {_address(way, options.host, port)}  (Ctrl-C ends it)")
@@ -129,6 +132,17 @@ def serve(
                     " can read password and pictures. Give --tls self-signed, see docs/page.md."
                 )
             return supervisor.run(stop.is_set)
+
+
+def _open_rtsp(
+    stack: ExitStack, options: ServeOptions, certificate: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Bound socket and JSON of the RTSP stream, which has the variable's password."""
+    from veilcam.camera.sink_served import open_rtsp, stream_password
+
+    assert options.rtsp_port is not None
+    password = stream_password(options.host)
+    return open_rtsp(stack, options.host, options.rtsp_port, password, has_tls=bool(certificate))
 
 
 def _tls_pem(options: ServeOptions, names: list[str]) -> bytes:

@@ -54,24 +54,45 @@ class PagePublisher(Publisher):
 def open_page(worker: Worker) -> "tuple[PagePublisher, ServerThread, Stream]":
     """Page, server and loop of this process, connected."""
     from veilcam.camera.errors import SinkError
+    from veilcam.camera.handed import read_handed
     from veilcam.camera.serve_app import Page, make_app
     from veilcam.camera.serve_pictures import PictureDesk
-    from veilcam.camera.serve_thread import ServerThread, read_handed
+    from veilcam.camera.serve_thread import ServerThread
     from veilcam.camera.serve_wire import MAX_RESULT_BYTES, Wire
+    from veilcam.camera.sink_rtsp import RtspSink
     from veilcam.camera.sink_web import Stream, WebSink
 
-    listener, handed, pictures, *tls = worker.handed
+    listener, handed, pictures, *more = worker.handed
     value = read_handed(handed)
+    rtsp, tls = (more[:2], more[2:]) if value["has_rtsp"] else ([], more)
     stream = Stream()
     server: list[ServerThread] = []
 
     class PageSink(WebSink):
+        def __init__(self, size_hw: tuple[int, int], fps: float) -> None:
+            super().__init__(stream)
+            handed = (*rtsp, *tls)
+            self._rtsp = RtspSink(handed, size_hw=size_hw, fps=fps) if rtsp else None
+
+        @property
+        def counters(self) -> dict[str, Any]:
+            return super().counters | (self._rtsp.counters if self._rtsp else {})
+
         def write(self, frame: Any) -> None:
             if not server[0].is_alive:
                 raise SinkError("the web server ended; start again")
             super().write(frame)
+            if self._rtsp is not None:
+                self._rtsp.write(frame)
 
-    publisher = PagePublisher(worker, lambda _spec, **_sizes: PageSink(stream))
+        def close(self) -> None:
+            super().close()
+            if self._rtsp is not None:
+                self._rtsp.close()
+
+        abort = close
+
+    publisher = PagePublisher(worker, lambda _spec, *, size_hw, fps: PageSink(size_hw, fps))
     wire = Wire(pictures, is_asking=True, max_bytes=MAX_RESULT_BYTES)
     purposes, words, modes = (tuple(value[name]) for name in ("purposes", "words", "picture_modes"))
     desk = PictureDesk(wire, purposes, words, modes=modes)

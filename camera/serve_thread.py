@@ -1,13 +1,10 @@
-"""A web server beside a loop, in a thread of its own, and what it is handed by the supervisor."""
+"""A web server beside a loop, in a thread of its own."""
 
 import asyncio
-import json
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -19,7 +16,6 @@ from veilcam.camera.tls import context_of
 HEAD_S = 10.0  # for the head of a request; the next look comes as late
 _ENDING_S = 3.0
 _MAX_CONNECTIONS = 64
-_MAX_HANDED_BYTES = 64 * 2**20
 
 
 class _Patient(H11Protocol):
@@ -96,22 +92,3 @@ class ServerThread:
         """Ends it."""
         self._server.should_exit = True
         self._thread.join(_ENDING_S)
-
-
-def read_handed(descriptor: int) -> dict[str, Any]:
-    """The JSON that the supervisor left in a memory without a name."""
-    size = min(os.fstat(descriptor).st_size, _MAX_HANDED_BYTES)
-    value: dict[str, Any] = json.loads(os.pread(descriptor, size, 0))
-    return value
-
-
-@contextmanager
-def handed_over(value: dict[str, Any]) -> Iterator[int]:
-    """JSON in a memory without a name: no argument and no variable shows what is in it."""
-    descriptor = os.memfd_create("veilcam-page", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(json.dumps(value).encode())
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -19,7 +19,6 @@ from jaxtyping import UInt8
 from veilcam.camera.errors import SinkError
 from veilcam.camera.types import SafeFrame
 
-DEFAULT_PORT = 8080
 BOUNDARY = "veilcam"
 _QUALITY = 80
 _WAIT_S = 5.0
@@ -163,17 +162,19 @@ class WebSink:
     abort = close
 
 
-def parse_address(spec: str, what: str = "web") -> tuple[str, int]:
+def parse_address(spec: str, what: str, *, default: int) -> tuple[str, int]:
     """Address and port of `KIND`, `KIND:PORT` or `KIND:HOST:PORT`; this machine only by default.
 
-    >>> parse_address("web"), parse_address("web:0.0.0.0:9000"), parse_address("web:[::1]:81")
-    (('127.0.0.1', 8080), ('0.0.0.0', 9000), ('::1', 81))
+    >>> parse_address("web", "web", default=8080), parse_address("web:[::1]:81", "web", default=80)
+    (('127.0.0.1', 8080), ('::1', 81))
+    >>> parse_address("rtsp:0.0.0.0:9000", "rtsp", default=8554)
+    ('0.0.0.0', 9000)
     """
     rest = spec.partition(":")[2]
     host, _, port = rest.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     if not rest:
-        return host, DEFAULT_PORT
+        return host, default
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise SinkError(f"sink {spec!r}: got port {port!r}, wanted {what}:PORT or {what}:HOST:PORT")
     return host, int(port)

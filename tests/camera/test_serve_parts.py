@@ -279,7 +279,7 @@ def test_the_stream_takes_safe_frames_only() -> None:
 @pytest.mark.parametrize("spec", ["web:x", "web:70000", "web:-1", "web:127.0.0.1:", "web:a:b:c"])
 def test_a_port_that_is_none_is_refused(spec: str) -> None:
     with pytest.raises(SinkError, match="port"):
-        parse_address(spec)
+        parse_address(spec, "web", default=8080)
 
 
 def test_a_taken_port_is_told() -> None:
