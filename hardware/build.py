@@ -7,6 +7,7 @@ build everywhere. Work and caches lie in one folder; the image gets its name whe
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,8 @@ _TOOLS = (
     "sbsigntool", "zstd", "cpio", "debian-archive-keyring", "bubblewrap", "uidmap", "kmod",
     "xz-utils",
 )  # fmt: skip
+_MACHINES = {"x86-64": "x86_64", "arm64": "aarch64"}  # as the kernel names them
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _SEED_SPACE = uuid.UUID("7665696c-6361-6d20-696d-616765730000")
 
 
@@ -71,9 +74,7 @@ def build_image(out: Path, options: BuildOptions, say: Callable[[str], None]) ->
     board = load_board(options.board)
     if board.system.install != "image":
         raise ConfigError(f"{board.name} has no image: {board.system.boot}; see docs/device.md")
-    if board.system.architecture != "x86-64":
-        raise ConfigError(f"images for {board.name} cannot be built yet; wanted x86-64-uefi")
-    _check_programs()
+    _check_programs(board)
     start_s = time.monotonic()
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
@@ -109,13 +110,29 @@ def project_epoch(project: Path) -> int:
     return int(done.stdout) if done.returncode == 0 and done.stdout.strip() else 1_700_000_000
 
 
-def _check_programs() -> None:
+def _check_programs(board: Board) -> None:
     for name in ("mmdebstrap", "bwrap"):
         if shutil.which(name) is None:
             package = {"bwrap": "bubblewrap"}.get(name, name)
             raise InputError(f"{name} is missing; apt install {package} (see docs/device.md)")
     if os.geteuid() != 0:
         raise InputError("building an image needs root for its own name spaces; use sudo")
+    machine = _MACHINES[board.system.architecture]
+    if machine != platform.machine() and not _can_run(machine, _BINFMT):
+        raise InputError(
+            f"programs for {machine}, which an image for {board.name} needs while it is built, "
+            "cannot be run here; apt install qemu-user-static binfmt-support (see docs/device.md)"
+        )
+
+
+def _can_run(machine: str, registered: Path) -> bool:
+    """Whether the kernel hands that machine's programs to an emulator, in a chroot, too (F)."""
+    try:
+        lines = (registered / f"qemu-{machine}").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags:")), "")
+    return "enabled" in lines and "F" in flags
 
 
 def _tools_tree(work: Path, mirror: str, say: Callable[[str], None]) -> Path:
@@ -162,7 +179,7 @@ def _run_mkosi(work: Path, tools: Path, board: Board, options: BuildOptions) -> 
         "--source-date-epoch": options.epoch, "--incremental": "yes",
         "--cache-directory": work / "cache", "--package-cache-dir": work / "packages",
         "--output-directory": out, "--workspace-directory": space, "--build-sources": "",
-        "--extra-tree": work / "tree",
+        "--extra-tree": work / "tree", "--package": board.system.kernel_package,
     }  # fmt: skip
     command = [sys.executable, "-m", "mkosi", "--force"]
     command += [f"{name}={value}" for name, value in arguments.items()]

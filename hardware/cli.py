@@ -132,10 +132,12 @@ def boards(as_json: bool) -> None:
 @click.option("--secrets", "secrets_file", type=_PATH, help="A secrets.toml to take.")
 @click.option("--wifi-password-file", type=_PATH, help="Its first line.")
 @click.option("--password-file", type=_PATH, help="Of the page.")
+@click.option("--stream-password-file", type=_PATH, help="Of RTSP.")
 @JSON
 def customize(
     img: Path, settings_file: Path | None, sets: tuple[str, ...], secrets_file: Path | None,
-    wifi_password_file: Path | None, password_file: Path | None, as_json: bool,
+    wifi_password_file: Path | None, password_file: Path | None,
+    stream_password_file: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Write name, Wi-Fi, SSH key, mode, strength, time zone and the like into IMG.
 
@@ -148,7 +150,7 @@ def customize(
     pairs = [entry.partition("=") for entry in sets]
     if wrong := [key for key, equals, _ in pairs if not equals]:
         raise ConfigError(f"--set {wrong[0]}: wanted KEY=VALUE, as name=door")
-    secrets = gather_secrets(secrets_file, wifi_password_file, password_file)
+    secrets = gather_secrets(secrets_file, wifi_password_file, password_file, stream_password_file)
     assignments = {key.strip(): value for key, _, value in pairs}
     report = customize_it(
         img, settings_file=settings_file, assignments=assignments, secrets=secrets

@@ -35,7 +35,7 @@ def customize(
         image: Disk image or a card's device file.
         settings_file: A veilcam.toml to take; default: what the image has.
         assignments: Single keys on top of it.
-        secrets: Wi-Fi's and the page's password; None leaves what is there.
+        secrets: Passwords of Wi-Fi, page and RTSP; None leaves what is there.
 
     Raises:
         ConfigError: A setting is unknown or wrong; nothing was written.
@@ -59,15 +59,17 @@ def customize(
 
 
 def gather_secrets(
-    secrets_file: Path | None, wifi_file: Path | None, password_file: Path | None
-) -> Secrets | None:
+    secrets_file: Path | None, wifi_file: Path | None, password_file: Path | None,
+    stream_file: Path | None,
+) -> Secrets | None:  # fmt: skip
     """Secrets out of files, never out of arguments that other users of the machine can see."""
-    if not (secrets_file or wifi_file or password_file):
+    if not (secrets_file or wifi_file or password_file or stream_file):
         return None
     values = read_secrets(secrets_file) if secrets_file else Secrets()
     return Secrets(
         wifi_password=_line(wifi_file) if wifi_file else values.wifi_password,
         password=_line(password_file) if password_file else values.password,
+        stream_password=_line(stream_file) if stream_file else values.stream_password,
     )
 
 

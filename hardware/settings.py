@@ -38,6 +38,7 @@ class Settings:
         size, fps: What the camera is asked for, as 1280x720 and 30; it gives what it has nearest.
         mode, strength, prompt: As `veilcam serve`.
         web: Serve the page, and with it /stream.mjpg and /snapshot.jpg.
+        rtsp: Serve rtsp://NAME.local:8554/veilcam, H.264 for recorders.
         update_url: Web folder of signed updates; empty: none are looked for.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     strength: str = "balanced"
     prompt: str = ""
     web: bool = True
+    rtsp: bool = False
     update_url: str = ""
 
     def __post_init__(self) -> None:
@@ -90,10 +92,12 @@ class Secrets:
         wifi_password: 8 to 63 letters, or 64 hexadecimal digits.
         password: Of page and streams, at least 10 letters; empty: the device makes one up and
             shows it on its screen once.
+        stream_password: Of RTSP, which needs to know it, so it is kept; empty: made up likewise.
     """
 
     wifi_password: str = ""
     password: str = ""
+    stream_password: str = ""
 
     def __post_init__(self) -> None:
         """Raises ConfigError; the message holds no secret."""
@@ -105,8 +109,10 @@ class Secrets:
             and not (8 <= len(text) <= 63 and text.isascii() and text.isprintable())
         ):
             raise ConfigError("wifi_password: wanted 8 to 63 plain letters, digits and signs")
-        if self.password and not (10 <= len(self.password) <= 200 and self.password.isprintable()):
-            raise ConfigError("password: wanted 10 to 200 letters; four or five words do well")
+        for name in ("password", "stream_password"):
+            value = getattr(self, name)
+            if value and not (10 <= len(value) <= 200 and value.isprintable()):
+                raise ConfigError(f"{name}: wanted 10 to 200 letters; four or five words do well")
 
 
 _Kind = TypeVar("_Kind", Settings, Secrets)

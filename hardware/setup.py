@@ -16,6 +16,7 @@ from pathlib import Path
 
 from veilcam.camera import serve_password
 from veilcam.camera.errors import VeilcamError
+from veilcam.camera.rtsp_login import PASSWORD_VARIABLE, PATH, USER
 from veilcam.hardware.leftovers import remove_passed_over, running_version
 from veilcam.hardware.settings import (
     SECRETS_FILE,
@@ -29,6 +30,7 @@ from veilcam.hardware.settings import (
 
 _log = logging.getLogger(__name__)
 _SERVICE_USER = "veilcam"
+_RTSP_PORT = 8554
 
 
 def main() -> int:
@@ -42,6 +44,12 @@ def main() -> int:
             _log.error("boot partition: %s", error.strerror)
     settings, secrets = take_over(root / "boot", root / "data")
     password = keep_password(secrets, root / "data" / "page")
+    secrets, made_up = with_stream_password(settings, secrets, root / "data")
+    if made_up:
+        sys.stdout.write(
+            f"\n  rtsp://{USER}@{settings.name}.local:{_RTSP_PORT}{PATH}\n"
+            f"  Password: {made_up}\n  It is shown this once.\n\n"
+        )
     write_system(settings, secrets, root)
     if password:
         sys.stdout.write(
@@ -89,11 +97,30 @@ def _secrets(card: Path, data: Path) -> Secrets:
     except VeilcamError as error:
         _log.error("%s; it was removed, bring it anew", error)
         brought = Secrets()
-    if brought.wifi_password:
-        kept = replace(kept, wifi_password=brought.wifi_password)
-        _replace(kept_at, to_toml(kept))
+    if brought.wifi_password or brought.stream_password:
+        kept = replace(
+            kept, wifi_password=brought.wifi_password or kept.wifi_password,
+            stream_password=brought.stream_password or kept.stream_password,
+        )  # fmt: skip
+        keep_secrets(kept, data)
     _erase(brought_at)
     return replace(kept, password=brought.password)
+
+
+def with_stream_password(
+    settings: Settings, secrets: Secrets, data: Path
+) -> tuple[Secrets, str]:  # fmt: skip
+    """Secrets with a password for RTSP where it is on; that password where it was made up here."""
+    if not settings.rtsp or secrets.stream_password:
+        return secrets, ""
+    made_up = serve_password.generate()
+    keep_secrets(replace(secrets, stream_password=made_up), data)
+    return replace(secrets, stream_password=made_up), made_up
+
+
+def keep_secrets(secrets: Secrets, data: Path) -> None:
+    """Those that must be known as they are, where only root reads; the page's is not among them."""
+    _replace(data / SECRETS_FILE, to_toml(replace(secrets, password="")))
 
 
 def keep_password(secrets: Secrets, folder: Path) -> str:
@@ -120,7 +147,7 @@ def write_system(settings: Settings, secrets: Secrets, root: Path) -> None:
 
     Args:
         settings: What the user chose.
-        secrets: The password of the Wi-Fi among them.
+        secrets: The passwords of Wi-Fi and RTSP among them.
         root: The root folder; a test's own.
     """
     _write(root / "etc/hostname", f"{settings.name}\n")
@@ -136,9 +163,16 @@ def write_system(settings: Settings, secrets: Secrets, root: Path) -> None:
     values = {
         "SOURCE": settings.source, "MODE": settings.mode, "STRENGTH": settings.strength,
         "PROMPT": settings.prompt, "SIZE": settings.size, "FPS": str(settings.fps),
+        "MORE": "",
     }  # fmt: skip
+    if settings.rtsp:
+        more = {"MORE": f"--rtsp-port {_RTSP_PORT}", PASSWORD_VARIABLE: secrets.stream_password}
+        values |= more
     _write(run / "environment", "".join(f"{k}={_quoted(v)}\n" for k, v in values.items()))
-    for name, is_on in (("web", settings.web), ("update", bool(settings.update_url))):
+    switches = {
+        "web": settings.web, "rtsp": settings.rtsp, "update": bool(settings.update_url)
+    }  # fmt: skip
+    for name, is_on in switches.items():
         (run / name).unlink(missing_ok=True)
         if is_on:
             _write(run / name, "")

@@ -1,7 +1,8 @@
-"""Starts the x86-64 image in QEMU as a user would, and looks from outside at what comes out.
+"""Starts an image in QEMU as a user would, and looks from outside at what comes out.
 
     ./scripts/test-image --folder /tmp/image            # builds first
     ./scripts/test-image --image veilcam.img            # takes one that is there
+    ./scripts/test-image --board arm64-uefi              # the same for 64-bit Arm
     ./scripts/test-image --updates --cuts 20            # a good update, a broken one, power cuts
 
 The guest's camera is vivid, the kernel's test driver, whose colour bars are set moving: nothing of
@@ -12,17 +13,22 @@ they pass by design (no head is in them). One JSON line a check; exit 1 where on
 import argparse
 import http.client
 import json
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
+import av
 import cv2
 import numpy as np
 
+from veilcam.hardware.boards import load_board
 from veilcam.hardware.build import BuildOptions, build_image, project_epoch
 from veilcam.hardware.customize import customize
 from veilcam.hardware.device_tree import find_project
@@ -35,13 +41,14 @@ from image_updates import UPDATE_UNITS, UpdateServer, check_updates, make_key, s
 PASSWORD = "four short words here"
 DISK_BYTES = 2 << 30
 FOUND = 0.8  # likeness to the bars from which they count as found
-TCP_PORTS, UDP_PORTS = {"80"}, {"68", "546", "5353"}
+STREAM_PASSWORD = "four other words here"
+TCP_PORTS, UDP_PORTS = {"80", "8554"}, {"68", "546", "5353"}
 # An emulated machine that shares its host may take minutes for what takes seconds.
 PATIENT = "[Service]\nTimeoutStartSec=1h\nWatchdogSec=0\nEnvironment=VEILCAM_PATIENCE=100\n"
 # An emulated processor needs seconds to paint what the driver would give thirty times a second.
 PATIENT_HEALTH = "[Service]\nTimeoutStartSec=1h\n"
 NAME = "veiltest"
-SETTINGS = {"name": NAME, "mode": "face", "size": "320x180", "fps": "2"}
+SETTINGS = {"name": NAME, "mode": "face", "size": "320x180", "fps": "2", "rtsp": "true"}
 # Bars that run: a long mean over them is one grey, so whoever shows bars shows a live picture.
 MOVE = """[Service]
 Type=oneshot
@@ -66,7 +73,7 @@ echo "<failed>" $$(systemctl --failed --plain --no-legend | cut -d" " -f1) "</fa
 echo "<status>" $$(systemctl show -P StatusText veilcam) "</status>"; \
 echo "<blame>" $$(systemd-analyze blame | head -8 | tr "\\n" ",") "</blame>"; \
 echo "<journal>" $$(journalctl -u "veilcam*" -n 6 -o cat | tr "\\n" "|") "</journal>"; \
-echo "<space>" $$(systemd-analyze time | head -1) "</space>"; } >/dev/ttyS0; done'
+echo "<space>" $$(systemd-analyze time | head -1) "</space>"; } >/dev/@LINE@; done'
 """
 
 
@@ -140,12 +147,12 @@ class Checks:
         sys.stdout.flush()
 
 
-def make_image(folder: Path, image: Path | None, checks: Checks) -> Path:
+def make_image(folder: Path, board: str, image: Path | None, checks: Checks) -> Path:
     """Builds an image, or takes one, and sets it up in a copy."""
     if image is None:
         image = folder / "veilcam.img"
         options = BuildOptions(
-            board="x86-64-uefi", version="1.0.0", work=folder / "work",
+            board=board, version="1.0.0", work=folder / "work",
             epoch=project_epoch(find_project()), public_key=make_key(folder),
         )  # fmt: skip
         report = build_image(image, options, lambda text: sys.stderr.write(f"{text}\n") and None)
@@ -160,7 +167,7 @@ def make_disk(folder: Path, image: Path, settings: dict[str, str], checks: Check
     report = flash(image, disk, serial=None, is_sure=True, progress=quiet, ask=str)
     with disk.open("r+b") as file:
         file.truncate(DISK_BYTES)
-    secrets = Secrets(password=PASSWORD)
+    secrets = Secrets(password=PASSWORD, stream_password=STREAM_PASSWORD)
     customize(disk, settings_file=None, assignments=settings, secrets=secrets)
     checks.tell("flash", report["verified"], sha256=report["sha256"])
     return disk
@@ -180,6 +187,54 @@ def watch(machine: Any, seconds: float) -> tuple[int, int, list[float]]:
     return len(likeness), len(seen), likeness
 
 
+def rtsp_address(machine: Any, password: str) -> str:
+    """Of the device's stream, with a login."""
+    return f"rtsp://veilcam:{quote(password)}@127.0.0.1:{machine.web_port + 1}/veilcam"
+
+
+def check_rtsp(machine: Any, checks: Checks, *, is_scene: bool) -> None:
+    """H.264 pictures by three readers of their own; bars in them in `face` mode alone."""
+    address = rtsp_address(machine, STREAM_PASSWORD)
+    pictures = []
+    try:
+        with av.open(address, options={"rtsp_transport": "tcp"}, timeout=120) as container:
+            for frame in container.decode(video=0):
+                pictures.append(frame.to_ndarray(format="bgr24"))
+                if len(pictures) == 8:
+                    break
+    except av.error.FFmpegError as error:
+        checks.tell("rtsp", False, error=str(error))
+        return
+    likeness = [round(bars_likeness(picture), 3) for picture in pictures]
+    found = sum(value >= FOUND for value in likeness)
+    is_good = found == 0 if is_scene else found > 0
+    name = "rtsp_in_scene_mode" if is_scene else "rtsp_in_face_mode"
+    checks.tell(name, is_good, pictures=len(pictures), bars_found=found, likeness=likeness)
+    if is_scene:
+        return
+    try:
+        av.open(rtsp_address(machine, "wrong password"), timeout=60).close()
+    except av.error.FFmpegError as error:
+        checks.tell(
+            "rtsp_refuses_a_wrong_password", isinstance(error, av.error.HTTPUnauthorizedError)
+        )
+    else:
+        checks.tell("rtsp_refuses_a_wrong_password", False)
+    probe = ["ffprobe", "-v", "error", "-rtsp_transport", "tcp", "-of", "json", "-show_entries",
+             "stream=codec_name,profile,width,height", address]  # fmt: skip
+    play = ["gst-launch-1.0", "-q", "rtspsrc", f"location={address}", "!", "rtph264depay", "!",
+            "h264parse", "!", "avdec_h264", "!", "fakesink", "num-buffers=4"]  # fmt: skip
+    for command in (probe, play):
+        if shutil.which(command[0]) is None:
+            checks.tell(command[0], False, error="not installed: apt install ffmpeg "
+                        "gstreamer1.0-tools gstreamer1.0-plugins-good gstreamer1.0-plugins-bad "
+                        "gstreamer1.0-libav")  # fmt: skip
+            continue
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        checks.tell(command[0], done.returncode == 0, said=" ".join(done.stdout.split())[:300],
+                    error=done.stderr[-300:])  # fmt: skip
+
+
 def has_picture(machine: Any) -> bool:
     """True where the device shows more than a blank."""
     picture = snapshot(machine)
@@ -194,11 +249,13 @@ def check_camera(machine: Any, checks: Checks, patience_s: float) -> None:
     checks.tell("pictures_flow", distinct >= 3, pictures=num, distinct=distinct)
     found = sum(value >= FOUND for value in likeness)
     checks.tell("control_bars_found_in_face_mode", found > 0, likeness=likeness[-5:])
+    check_rtsp(machine, checks, is_scene=False)
     status = choose_mode(machine, "scene")
     checks.tell("scene_mode_chosen", status == 202, status=status)
     if status != 202:
         return
     time.sleep(20)  # a new capture process starts
+    check_rtsp(machine, checks, is_scene=True)
     num, distinct, likeness = watch(machine, 60)
     leaks = sum(value >= FOUND for value in likeness)
     checks.tell("no_bars_in_scene_mode", num > 0 and leaks == 0, pictures=num, leaks=leaks,
@@ -227,6 +284,7 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, default=Path("/tmp/veilcam-image"))
     parser.add_argument("--image", type=Path, help="Take this one instead of building.")
+    parser.add_argument("--board", default="x86-64-uefi", help="Whose image; see `image boards`.")
     parser.add_argument("--port", type=int, default=18080)
     parser.add_argument(
         "--patience", type=float, default=1500, help="Seconds to the first picture."
@@ -239,30 +297,31 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that no machine is left running
     checks = Checks()
     machines = load_machine()
-    settings = SETTINGS | (settings_of(arguments.port + 1) if arguments.updates else {})
+    kind = machines.KINDS[load_board(arguments.board).system.architecture]
+    settings = SETTINGS | (settings_of(arguments.port + 2) if arguments.updates else {})
     disk = arguments.disk
     if disk is None:
-        image = make_image(arguments.folder, arguments.image, checks)
+        image = make_image(arguments.folder, arguments.board, arguments.image, checks)
         disk = make_disk(arguments.folder, image, settings, checks)
-    kernel = (f"{machines.CAMERA} systemd.default_device_timeout_sec=1800 "
-        "systemd.default_timeout_start_sec=1800 "
+    kernel = ("systemd.default_device_timeout_sec=1800 systemd.default_timeout_start_sec=1800 "
               "systemd.wants=look.service systemd.wants=move.service")  # fmt: skip
     units = {"look.service": LOOK, "move.service": MOVE}
     if arguments.updates:
         units |= UPDATE_UNITS
         kernel += "".join(f" systemd.wants={name}" for name in UPDATE_UNITS)
+    units = {name: text.replace("@LINE@", kind.serial) for name, text in units.items()}
     machine = machines.Machine(
-        arguments.folder, disk, web_port=arguments.port, kernel=kernel, units=units,
+        arguments.folder, disk, web_port=arguments.port, kind=kind, kernel=kernel, units=units,
         changes={"veilcam.service": PATIENT, "veilcam-health.service": PATIENT_HEALTH},
     )  # fmt: skip
-    with machine, UpdateServer(arguments.folder, arguments.port + 1) as server:
+    with machine, UpdateServer(arguments.folder, arguments.port + 2) as server:
         try:
             if arguments.disk is None:
                 check_camera(machine, checks, arguments.patience)
                 check_system(machine, checks)
             if arguments.updates:
                 check_updates(
-                    machine, server, arguments.folder, checks, said,
+                    machine, server, arguments.folder, arguments.board, checks, said,
                     lambda: has_picture(machine), arguments.cuts, arguments.patience,
                 )  # fmt: skip
         except machines.MachineError as error:

@@ -10,12 +10,38 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-# The screen comes last on a device, as the place where it speaks; here the serial line does.
-CAMERA = "console=ttyS0 no_timer_check modules_load=vivid vivid.n_devs=1 vivid.node_types=0x1"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What differs between kinds of machines: QEMU's own words, firmware and serial line."""
+
+    command: tuple[str, ...]
+    firmware: Path
+    variables: Path
+    serial: str
+    kernel: str = ""
+
+
+KINDS = {
+    "x86-64": Kind(
+        command=("qemu-system-x86_64", "-machine", "q35", "-cpu", "max"),
+        firmware=Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
+        variables=Path("/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        serial="ttyS0",
+        kernel="no_timer_check",
+    ),
+    # pointers signed as the architecture says would take most of an emulator's time
+    "arm64": Kind(
+        command=("qemu-system-aarch64", "-machine", "virt", "-cpu", "max,pauth-impdef=on"),
+        firmware=Path("/usr/share/AAVMF/AAVMF_CODE.fd"),
+        variables=Path("/usr/share/AAVMF/AAVMF_VARS.fd"),
+        serial="ttyAMA0",
+    ),
+}
+_CAMERA = "modules_load=vivid vivid.n_devs=1 vivid.node_types=0x1"
 _POLL_S = 2.0
 
 
@@ -26,10 +52,14 @@ class MachineError(Exception):
 class Machine:
     """One virtual PC; use it as a context, so that it never outlives the test.
 
+    Attributes:
+        has_camera: Whether one is plugged in at the next start.
+
     Args:
         folder: For its variables and logs.
         disk: Disk image, written to.
-        web_port: Port of this machine that leads to its port 80.
+        web_port: Port of this machine that leads to its port 80; the next leads to RTSP's.
+        kind: Of `KINDS`.
         kernel: Further kernel arguments.
         units: Further systemd units, name -> text, handed over by the firmware (SMBIOS).
         changes: The same for what is changed in units that are there.
@@ -37,13 +67,16 @@ class Machine:
     """
 
     def __init__(
-        self, folder: Path, disk: Path, *, web_port: int, kernel: str = CAMERA,
-        units: dict[str, str] | None = None, changes: dict[str, str] | None = None,
-        memory_mb: int = 2048,
+        self, folder: Path, disk: Path, *, web_port: int, kind: Kind = KINDS["x86-64"],
+        kernel: str = "", units: dict[str, str] | None = None,
+        changes: dict[str, str] | None = None, memory_mb: int = 2048,
     ) -> None:  # fmt: skip
         self.folder, self.disk, self.web_port = folder, disk, web_port
         self.serial = folder / "serial.log"
-        self._kernel, self._memory_mb = kernel, memory_mb
+        # A device speaks on the console that comes last, its screen; here on the serial line.
+        self._kernel = f"console={kind.serial} {kind.kernel} {kernel}"
+        self.has_camera = True
+        self._kind, self._memory_mb = kind, memory_mb
         self._handed = {f"extra-unit.{name}": text for name, text in (units or {}).items()}
         self._handed |= {f"unit-dropin.{name}": text for name, text in (changes or {}).items()}
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +95,7 @@ class Machine:
         """Switches it on; its serial line starts a new log."""
         variables = self.folder / "variables.fd"
         if not variables.exists():
-            shutil.copy(VARIABLES, variables)
+            shutil.copy(self._kind.variables, variables)
         if self.serial.exists():
             with (self.folder / "serial.all.log").open("ab") as log:
                 log.write(self.serial.read_bytes())
@@ -117,21 +150,21 @@ class Machine:
             connection.close()
 
     def _command(self, variables: Path) -> list[str]:
-        strings = [f"io.systemd.stub.kernel-cmdline-extra={self._kernel}"]
+        kernel = f"{self._kernel} {_CAMERA if self.has_camera else ''}"
+        strings = [f"io.systemd.stub.kernel-cmdline-extra={kernel}"]
         for name, text in self._handed.items():
             coded = base64.b64encode(text.encode()).decode()
             strings.append(f"io.systemd.credential.binary:systemd.{name}={coded}")
         smbios = [part for text in strings for part in ("-smbios", f"type=11,value={_comma(text)}")]
         return [
-            "qemu-system-x86_64", "-machine", "q35",
-            "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-smp", "2",
-            "-m", str(self._memory_mb),
-            "-nodefaults", "-display", "none", "-no-user-config",
-            "-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}",
+            *self._kind.command, "-accel", "tcg,thread=multi,tb-size=512", "-smp", "2",
+            "-m", str(self._memory_mb), "-nodefaults", "-display", "none", "-no-user-config",
+            "-drive", f"if=pflash,format=raw,readonly=on,file={self._kind.firmware}",
             "-drive", f"if=pflash,format=raw,file={variables}",
             "-drive", f"if=none,id=disk,format=raw,cache=writeback,file={self.disk}",
             "-device", "virtio-blk-pci,drive=disk,bootindex=1",
-            "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web_port}-:80",
+            "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.web_port}-:80,"
+            f"hostfwd=tcp:127.0.0.1:{self.web_port + 1}-:8554",
             "-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci",
             "-serial", f"file:{self.serial}", *smbios,
         ]  # fmt: skip

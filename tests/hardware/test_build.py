@@ -2,6 +2,8 @@
 
 import configparser
 import json
+import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -29,8 +31,7 @@ def options(tmp_path: Path, board: str = "x86-64-uefi") -> BuildOptions:
 
 @pytest.mark.parametrize(
     ("board", "message"),
-    [("toaster", "unknown board"), ("rpi5", "has no image"), ("jetson-orin", "has no image"),
-     ("arm64-uefi", "cannot be built yet")],
+    [("toaster", "unknown board"), ("rpi5", "has no image"), ("jetson-orin", "has no image")],
 )  # fmt: skip
 def test_a_board_without_an_image_is_refused(tmp_path: Path, board: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -44,6 +45,31 @@ def test_a_missing_program_is_named_with_its_package(
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "bwrap" else name)
     with pytest.raises(InputError, match="bwrap is missing; apt install bubblewrap"):
         build_image(tmp_path / "x.img", options(tmp_path), say)
+
+
+@pytest.mark.parametrize(
+    ("registered", "can_run"),
+    [("", False), ("disabled\ninterpreter /x\nflags: PF\n", False),
+     ("enabled\ninterpreter /x\nflags: P\n", False),
+     ("enabled\ninterpreter /x\nflags: PF\n", True)],
+)  # fmt: skip
+def test_another_machines_programs_need_an_emulator_that_is_there_in_a_chroot(
+    tmp_path: Path, registered: str, can_run: bool
+) -> None:
+    if registered:
+        (tmp_path / "qemu-aarch64").write_text(registered)
+    assert build._can_run("aarch64", tmp_path) is can_run
+
+
+def test_a_missing_emulator_is_named_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_BINFMT", tmp_path)
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    with pytest.raises(InputError, match=r"aarch64.*apt install qemu-user-static binfmt-support"):
+        build_image(tmp_path / "x.img", options(tmp_path, "arm64-uefi"), say)
 
 
 def test_a_failing_step_says_its_last_line_and_where_the_log_is(tmp_path: Path) -> None:
@@ -88,7 +114,7 @@ def test_units_of_the_device_are_well_formed() -> None:
     if tool is None:
         pytest.skip("systemd-analyze is not installed")
     folder = find_project() / "hardware" / "device"
-    for name in ("veilcam.service", "veilcam-web.service"):
+    for name in ("veilcam.service", "veilcam-web.service", "veilcam-rtsp.service"):
         done = subprocess.run(
             [tool, "security", "--offline=true", "--threshold=15", str(folder / name)],
             capture_output=True, text=True,

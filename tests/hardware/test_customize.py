@@ -107,7 +107,10 @@ def test_an_image_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
     (wifi := tmp_path / "wifi").write_text("hunter222\n")
-    assert gather_secrets(None, wifi, None) == Secrets(wifi_password="hunter222")
-    assert gather_secrets(None, None, None) is None
+    assert gather_secrets(None, wifi, None, None) == Secrets(wifi_password="hunter222")
+    (stream := tmp_path / "stream").write_text("four short words\n")
+    found = gather_secrets(None, None, None, stream)
+    assert found == Secrets(stream_password="four short words")
+    assert gather_secrets(None, None, None, None) is None
     with pytest.raises(ConfigError, match="cannot be read"):
-        gather_secrets(None, tmp_path / "none", None)
+        gather_secrets(None, tmp_path / "none", None, None)

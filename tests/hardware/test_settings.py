@@ -120,6 +120,10 @@ def test_secrets_leave_the_open_partition(places: tuple[Path, Path]) -> None:
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert "four short words" not in kept.read_text(), "of it only a hash is kept"
     assert setup.take_over(card, data)[1] == Secrets(wifi_password="hunter222")
+    (card / "secrets.toml").write_text("stream_password = 'four other words'")
+    both = Secrets(wifi_password="hunter222", stream_password="four other words")
+    assert setup.take_over(card, data)[1] == both
+    assert setup.take_over(card, data)[1] == both
 
 
 def test_broken_secrets_leave_it_too(places: tuple[Path, Path]) -> None:
@@ -181,6 +185,30 @@ def test_the_system_gets_what_the_settings_say(tmp_path: Path) -> None:
     assert (tmp_path / "run/veilcam/update").exists()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "root/.ssh").iterdir()}
     assert modes == {0o600}
+
+
+def test_rtsp_has_a_password_whoever_chose_it(tmp_path: Path) -> None:
+    on, off = Settings(rtsp=True), Settings()
+    chosen = Secrets(stream_password='four "short" words')
+    assert setup.with_stream_password(off, Secrets(), tmp_path) == (Secrets(), "")
+    assert setup.with_stream_password(on, chosen, tmp_path) == (chosen, "")
+    assert not list(tmp_path.iterdir())
+    secrets, made_up = setup.with_stream_password(on, Secrets(password="page's own one"), tmp_path)
+    assert len(made_up) >= 10
+    kept = tmp_path / "secrets.toml"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert read_secrets(kept) == Secrets(stream_password=made_up), "the page's is not kept"
+    assert setup.with_stream_password(on, read_secrets(kept), tmp_path)[1] == ""
+    setup.write_system(on, chosen, tmp_path)
+    environment = (tmp_path / "run/veilcam/environment").read_text()
+    assert 'MORE="--rtsp-port 8554"' in environment
+    assert 'VEILCAM_STREAM_PASSWORD="four \\"short\\" words"' in environment
+    assert (tmp_path / "run/veilcam/rtsp").exists()
+    setup.write_system(off, secrets, tmp_path)
+    environment = (tmp_path / "run/veilcam/environment").read_text()
+    assert 'MORE=""' in environment
+    assert made_up not in environment
+    assert not (tmp_path / "run/veilcam/rtsp").exists()
 
 
 def test_an_unknown_timezone_keeps_the_old_one(tmp_path: Path) -> None:
