@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ if not sys.platform.startswith("linux"):
 
 from veilcam.camera import landlock, seccomp
 from veilcam.camera.clip import ClipSource
+from veilcam.camera.rtsp_login import PASSWORD_VARIABLE
 from veilcam.camera.settings import Settings
 from veilcam.camera.source import demo_clip
 from veilcam.camera.supervise import Supervisor
@@ -43,6 +45,7 @@ NEEDS = pytest.mark.skipif(
     landlock.abi_version() < 1 or not seccomp.is_available(),
     reason="barriers not provable here",
 )
+STREAM_PASSWORD = "four-other-words-here"
 URL = "/api/pictures?purpose={purpose}&strength=balanced&name=me"
 
 
@@ -51,7 +54,9 @@ class Served:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
-        environment = os.environ | {"XDG_CONFIG_HOME": str(folder / "config")}
+        environment = os.environ | {
+            "XDG_CONFIG_HOME": str(folder / "config"), PASSWORD_VARIABLE: STREAM_PASSWORD
+        }  # fmt: skip
         code = "from veilcam.camera.cli import main; main()"
         command = [sys.executable, "-c", code, "serve", *(arguments or ("demo",)), "--port", "0",
                    "--json"]  # fmt: skip
@@ -61,7 +66,7 @@ class Served:
             )
         while "Veilcam is at" not in self.told() and self.process.poll() is None:
             time.sleep(0.05)
-        address = re.search(r"127\.0\.0\.1:(\d+)/", self.told())
+        address = re.search(r"is at \w+://127\.0\.0\.1:(\d+)/", self.told())
         password = re.search(r"Password: (\S+)", self.told())
         assert address is not None, self.told()
         assert password is not None
@@ -85,7 +90,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory):
-    found = Served(tmp_path_factory.mktemp("served"))
+    found = Served(tmp_path_factory.mktemp("served"), "demo", "--rtsp-port", "0")
     found.client.log_in(found.password)
     yield found
     if found.process.poll() is None:
@@ -124,6 +129,20 @@ def test_the_clip_plays_on_and_every_barrier_is_up(served) -> None:
     if landlock.abi_version() >= 1 and seccomp.is_available():
         assert value["missing"] == ""
         assert value["barriers"]["publish"]["network"] == "up"  # though it serves
+
+
+def test_rtsp_stands_beside_the_page_with_a_password_of_its_own(served) -> None:
+    port = re.search(r"rtsp://127\.0\.0\.1:(\d+)/veilcam, user veilcam", served.told())[1]
+    options = {"rtsp_transport": "tcp"}
+    address = f"rtsp://veilcam:{STREAM_PASSWORD}@127.0.0.1:{port}/veilcam"
+    with av.open(address, options=options, timeout=60) as container:
+        frames = container.decode(video=0)
+        found = [next(frames).to_ndarray(format="bgr24") for _ in range(8)]
+    assert any((found[0] != other).any() for other in found[1:])
+    refused = address.replace(STREAM_PASSWORD, served.password)  # the page's is no key to it
+    with pytest.raises(av.error.HTTPUnauthorizedError):
+        av.open(refused, options=options, timeout=60)
+    assert STREAM_PASSWORD not in served.told()
 
 
 def test_the_stream_is_jpegs_that_any_reader_takes(served) -> None:
