@@ -21,6 +21,7 @@ _MAX_BYTES = 64 << 10
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}")
 _SSH_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]{40,} ?[^\n]*")
+_LIGHT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:._-]{0,63}")
 _SOURCE = re.compile(r"\d{1,2}")
 
 
@@ -39,6 +40,7 @@ class Settings:
         mode, strength, prompt: As `veilcam serve`.
         web: Serve the page, and with it /stream.mjpg and /snapshot.jpg.
         rtsp: Serve rtsp://NAME.local:8554/veilcam, H.264 for recorders.
+        light: Name of a light in /sys/class/leds that shows whether pictures flow; empty: none.
         update_url: Web folder of signed updates; empty: none are looked for.
     """
 
@@ -55,6 +57,7 @@ class Settings:
     prompt: str = ""
     web: bool = True
     rtsp: bool = False
+    light: str = ""
     update_url: str = ""
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class Settings:
         for key, allowed in (("mode", MODES), ("strength", STRENGTHS)):
             if getattr(self, key) not in allowed:
                 raise _error(key, getattr(self, key), ", ".join(allowed))
+        if self.light:
+            _match("light", self.light, _LIGHT, "a name from /sys/class/leds, as ACT")
         if len(self.prompt) > 500 or not self.prompt.isprintable():
             raise _error("prompt", self.prompt, "at most 500 printable letters on one line")
         if self.update_url and not re.fullmatch(

@@ -170,12 +170,13 @@ def write_system(settings: Settings, secrets: Secrets, root: Path) -> None:
         values |= more
     _write(run / "environment", "".join(f"{k}={_quoted(v)}\n" for k, v in values.items()))
     switches = {
-        "web": settings.web, "rtsp": settings.rtsp, "update": bool(settings.update_url)
+        "web": settings.web, "rtsp": settings.rtsp, "update": settings.update_url,
+        "light": settings.light,
     }  # fmt: skip
-    for name, is_on in switches.items():
+    for name, value in switches.items():
         (run / name).unlink(missing_ok=True)
-        if is_on:
-            _write(run / name, "")
+        if value:
+            _write(run / name, f"LIGHT={_quoted(settings.light)}\n" if name == "light" else "")
     if settings.wifi_ssid:
         _write(root / "etc/wpa_supplicant/wpa_supplicant-wlan0.conf", wifi_text(settings, secrets))
     if settings.ssh_key:

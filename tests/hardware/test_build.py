@@ -114,7 +114,12 @@ def test_units_of_the_device_are_well_formed() -> None:
     if tool is None:
         pytest.skip("systemd-analyze is not installed")
     folder = find_project() / "hardware" / "device"
-    for name in ("veilcam.service", "veilcam-web.service", "veilcam-rtsp.service"):
+    for name in (
+        "veilcam.service",
+        "veilcam-web.service",
+        "veilcam-rtsp.service",
+        "veilcam-light.service",
+    ):
         done = subprocess.run(
             [tool, "security", "--offline=true", "--threshold=15", str(folder / name)],
             capture_output=True, text=True,
