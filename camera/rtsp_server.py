@@ -32,6 +32,7 @@ from veilcam.camera.rtsp_packets import (
 from veilcam.camera.serve_session import Tries
 
 MAX_READERS = 16
+_MAX_OPEN = 64  # connections, whatever they want
 _TRACK = "track0"
 _MAX_HEAD, _MAX_BODY = 8192, 65536
 _MAX_WAITING = 2 << 20  # bytes on their way to one reader
@@ -70,7 +71,7 @@ class RtspServer:
         self.has_sets = asyncio.Event()
         self.wants_key = threading.Event()
         self.readers: set[_Reader] = set()
-        self.num_lost = 0
+        self.num_lost = self._num_open = 0
         self._tls = tls
         self._socket = socket.socket(fileno=os.dup(listener))
         self._socket.setblocking(False)
@@ -124,11 +125,14 @@ class RtspServer:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Reader(self, reader, writer)
+        self._num_open += 1
         try:
-            await connection.serve()
+            if self._num_open <= _MAX_OPEN:
+                await connection.serve()
         except (OSError, EOFError, TimeoutError, BadRequest):
             pass  # it left, or says what we do not understand
         finally:
+            self._num_open -= 1
             self.readers.discard(connection)
             connection.abort()
 
@@ -291,8 +295,6 @@ class _Reader:
             if now_s - self._stuck_since_s > _STUCK_S:
                 self.abort()
             return
-        if self._needs_key and self._stuck_since_s:
-            self._server.wants_key.set()
         self._needs_key, self._stuck_since_s = False, 0.0
         ticks = self._start + round(time_s * CLOCK_HZ)
         out = bytearray()

@@ -31,7 +31,8 @@ UPDATE_UNITS = {
     "fetch.service": """[Unit]
 After=veilcam-setup.service network.target
 [Service]
-ExecStart=/bin/sh -c 'while sleep 20; do systemctl start veilcam-update.service; done'
+ExecStart=/bin/sh -c 'while test -e /dev/video0 && sleep 60 || sleep 5; do \
+systemctl start veilcam-update.service; done'
 """,
     # Which version starts, told early: a broken one is gone before anything else could tell.
     "tell.service": """[Unit]

@@ -235,6 +235,23 @@ def test_there_is_room_for_so_many_readers_and_a_place_becomes_free() -> None:
         Client(port).play()
 
 
+def test_connections_that_want_nothing_do_not_use_up_what_there_is(monkeypatch) -> None:
+    monkeypatch.setattr(rtsp_server, "_MAX_OPEN", 3)
+    with serving() as (_, port):
+        idle = [Client(port) for _ in range(3)]
+        assert all(client.ask("OPTIONS")[0] == 200 for client in idle)
+        with pytest.raises((EOFError, ConnectionError)):
+            Client(port).ask("OPTIONS")
+        idle[0].link.close()
+        deadline_s = time.monotonic() + 20
+        while True:
+            try:
+                assert Client(port).ask("OPTIONS")[0] == 200
+                break
+            except (EOFError, ConnectionError):
+                assert time.monotonic() < deadline_s
+
+
 def test_a_reader_that_takes_nothing_loses_pictures_then_its_place(monkeypatch) -> None:
     monkeypatch.setattr(rtsp_server, "_STUCK_S", 0.2)
     big = unit(SPS, PPS, IDR + b"\1" * 1_000_000)
