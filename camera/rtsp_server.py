@@ -112,9 +112,12 @@ class RtspServer:
             runner.run(self._main())
 
     async def _main(self) -> None:
-        patience = {"ssl_handshake_timeout": _IDLE_S} if self._tls else {}
         server = await asyncio.start_server(
-            self._connected, sock=self._socket, limit=_MAX_HEAD, ssl=self._tls, **patience
+            self._connected,
+            sock=self._socket,
+            limit=_MAX_HEAD,
+            ssl=self._tls,
+            ssl_handshake_timeout=_IDLE_S if self._tls else None,
         )
         try:
             await self._ending.wait()

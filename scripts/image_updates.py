@@ -142,63 +142,88 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Says nothing."""
 
 
-def check_updates(
-    machine: Any, server: UpdateServer, folder: Path, board: str, checks: Any, said: Said,
-    has_picture: Callable[[], bool], num_cuts: int, patience_s: float,
-) -> None:  # fmt: skip
-    """Good, broken, power cuts; one line each."""
-    versions = {name: make_version(folder, board, name) for name in (GOOD, NEXT)}
-    versions[BROKEN] = make_version(folder, board, BROKEN, is_broken=True)
+class Guest:
+    """What the updated machine says of itself, and how it is offered an update.
 
-    def runs(version: str) -> Callable[[], bool]:
-        return lambda: f'"{version}"' in (said(machine, "version") or "")
+    Args:
+        machine: The machine.
+        server: Where it looks for updates.
+        said: Gives what it last said under a name.
+        patience_s: The longest that anything may take.
+    """
 
-    def lies_there(name: str) -> Callable[[], bool]:
-        return lambda: name in (said(machine, "slots") or "")
+    def __init__(self, machine: Any, server: UpdateServer, said: Said, patience_s: float) -> None:
+        self.machine, self.server, self.patience_s = machine, server, patience_s
+        self.said = functools.partial(said, machine)
 
-    def update_to(version: str) -> float:
-        server.is_asked.clear()
-        server.offer(versions[version])
-        machine.started_s = time.monotonic()  # patience counts from here
-        machine.wait_for("transfer", server.is_asked.is_set, patience_s)
+    def runs(self, version: str) -> bool:
+        """Whether that is the running version."""
+        return f'"{version}"' in (self.said("version") or "")
+
+    def has(self, name: str) -> bool:
+        """Whether a kernel of that name lies on the boot partition."""
+        return name in (self.said("slots") or "")
+
+    def wait_for(self, what: str, is_there: Callable[[], bool], times: float = 1) -> float:
+        """As `Machine.wait_for`, with our patience."""
+        wait: float = self.machine.wait_for(what, is_there, times * self.patience_s)
+        return wait
+
+    def update_to(self, version: str, update: Path) -> float:
+        """Offers a version; seconds from the first byte asked for to the kernel's file."""
+        self.server.is_asked.clear()
+        self.server.offer(update)
+        self.machine.started_s = time.monotonic()  # patience counts from here
+        self.wait_for("transfer", self.server.is_asked.is_set)
         begin_s = time.monotonic()
-        machine.wait_for(f"update {version}", lies_there(f"veilcam_{version}"), patience_s)
+        self.wait_for(f"update {version}", lambda: self.has(f"veilcam_{version}"))
         return time.monotonic() - begin_s
 
-    spent_s = update_to(GOOD)
-    restart(machine)
-    machine.wait_for(f"version {GOOD}", runs(GOOD), patience_s)
-    after_s = machine.wait_for("picture", has_picture, patience_s)
-    machine.wait_for("blessing", lies_there(f"veilcam_{GOOD}.efi"), patience_s)
+    def switch_on(self) -> None:
+        """Starts it, as one that has asked for nothing yet."""
+        self.server.is_asked.clear()
+        self.machine.start()
+
+    def restart(self) -> None:
+        """Off and on again, as somebody who pulls the plug."""
+        self.machine.cut_power()
+        self.switch_on()
+
+
+def check_updates(
+    guest: Guest, folder: Path, board: str, checks: Any, has_picture: Callable[[], bool]
+) -> None:
+    """A good update, then a broken one; a line each."""
+    good = make_version(folder, board, GOOD)
+    broken = make_version(folder, board, BROKEN, is_broken=True)
+    spent_s = guest.update_to(GOOD, good)
+    time.sleep(5)
+    guest.restart()
+    guest.wait_for(f"version {GOOD}", lambda: guest.runs(GOOD))
+    after_s = guest.wait_for("picture", has_picture)
+    guest.wait_for("blessing", lambda: guest.has(f"veilcam_{GOOD}.efi"))
     checks.tell("good_update", True, update_s=round(spent_s, 1), picture_s=round(after_s, 1),
-                slots=said(machine, "slots"))  # fmt: skip
-    update_to(BROKEN)
-    restart(machine)
+                slots=guest.said("slots"))  # fmt: skip
+    guest.update_to(BROKEN, broken)
+    time.sleep(5)
+    guest.restart()
+    log = guest.machine.log
 
     def is_back() -> bool:
-        tries = machine.log().count(f"<boot> {BROKEN} </boot>")
-        return tries > 0 and machine.log().rpartition("<boot>")[2].strip().startswith(GOOD)
+        tries = log().count(f"<boot> {BROKEN} </boot>")
+        return tries > 0 and log().rpartition("<boot>")[2].strip().startswith(GOOD)
 
-    back_s = machine.wait_for("return to the good version", is_back, 2 * patience_s)
-    server.offer(None)
-    machine.wait_for("picture", has_picture, 2 * patience_s)
-    tries = machine.log().count(f"<boot> {BROKEN} </boot>")
+    back_s = guest.wait_for("return to the good version", is_back, 2)
+    guest.server.offer(None)
+    guest.wait_for("picture", has_picture, 2)
+    tries = log().count(f"<boot> {BROKEN} </boot>")
     checks.tell("broken_update_rolls_back", tries == 2, tries=tries, back_s=round(back_s, 1),
-                slots=said(machine, "slots"))  # fmt: skip
-    cut_power_in(machine, server, versions[NEXT], checks, said, has_picture, num_cuts, spent_s,
-                 patience_s)  # fmt: skip
+                slots=guest.said("slots"))  # fmt: skip
 
 
-def restart(machine: Any) -> None:
-    """Off and on again, as somebody who pulls the plug."""
-    time.sleep(5)
-    machine.cut_power()
-    machine.start()
-
-
-def cut_power_in(
-    machine: Any, server: UpdateServer, update: Path, checks: Any, said: Said,
-    has_picture: Callable[[], bool], num_cuts: int, transfer_s: float, patience_s: float,
+def cut_power(
+    guest: Guest, folder: Path, board: str, checks: Any, has_picture: Callable[[], bool],
+    num_cuts: int,
 ) -> None:  # fmt: skip
     """Cuts the power at random moments of an update, over and over, of a device without a camera.
 
@@ -206,40 +231,41 @@ def cut_power_in(
     Each start looks at what the last cut left and goes on with the update, so that leftovers of
     several cuts meet. Once the new version runs, the disk is put back.
     """
-    if not num_cuts:
-        return
+    update = make_version(folder, board, NEXT)
+    machine = guest.machine
     machine.cut_power()
     kept = machine.disk.with_suffix(".kept")
     copy_disk(machine.disk, kept)
+    machine.has_camera = False
+    guest.switch_on()
+    transfer_s = guest.update_to(NEXT, update)
+    checks.tell("whole_update", True, update_s=round(transfer_s, 1))
+    machine.cut_power()
+    copy_disk(kept, machine.disk)
+    guest.switch_on()
     dice = random.Random(1)
     seen: dict[str, int] = {}
-    server.offer(update)
-    server.is_asked.clear()
-    machine.has_camera = False
-    machine.start()
     for number in range(num_cuts):
-        machine.wait_for("transfer", server.is_asked.is_set, patience_s)
+        guest.wait_for("transfer", guest.server.is_asked.is_set)
         wait_s = dice.uniform(0, transfer_s)
         time.sleep(wait_s)
-        machine.cut_power()
-        server.is_asked.clear()
-        machine.start()
-        start_s = machine.wait_for("start", lambda: said(machine, "failed") is not None, patience_s)
-        version, failed = said(machine, "version"), said(machine, "failed")
-        seen[str(version)] = seen.get(str(version), 0) + 1
-        failed = " ".join(set(failed.split()) - {"veilcam-update.service"})  # it is tried again
-        checks.tell(f"cut_{number}", failed == "", cut_after_s=round(wait_s, 1),
-                    start_s=round(start_s, 1), version=version, failed=failed,
-                    slots=said(machine, "slots"))  # fmt: skip
-        if NEXT in str(version):
+        guest.restart()
+        start_s = guest.wait_for("start", lambda: guest.said("failed") is not None)
+        version = str(guest.said("version"))
+        seen[version] = seen.get(version, 0) + 1
+        # a look for updates that failed is made again
+        failed = set((guest.said("failed") or "").split()) - {"veilcam-update.service"}
+        checks.tell(f"cut_{number}", not failed, cut_after_s=round(wait_s, 1),
+                    start_s=round(start_s, 1), version=version, failed=sorted(failed),
+                    slots=guest.said("slots"))  # fmt: skip
+        if guest.runs(NEXT):
             machine.cut_power()
             copy_disk(kept, machine.disk)
-            server.is_asked.clear()
-            machine.start()
+            guest.switch_on()
     machine.cut_power()
     machine.has_camera = True
-    machine.start()
-    picture_s = machine.wait_for("picture", has_picture, 2 * patience_s)
+    guest.switch_on()
+    picture_s = guest.wait_for("picture", has_picture, 2)
     checks.tell("power_cuts", True, cuts=num_cuts, versions=seen, picture_s=round(picture_s, 1))
 
 

@@ -36,7 +36,15 @@ from veilcam.hardware.flash_command import flash
 from veilcam.hardware.settings import Secrets
 
 sys.path.insert(0, str(Path(__file__).parent))
-from image_updates import UPDATE_UNITS, UpdateServer, check_updates, make_key, settings_of
+from image_updates import (
+    UPDATE_UNITS,
+    Guest,
+    UpdateServer,
+    check_updates,
+    cut_power,
+    make_key,
+    settings_of,
+)
 
 PASSWORD = "four short words here"
 DISK_BYTES = 2 << 30
@@ -291,14 +299,15 @@ def main() -> int:
     )
     parser.add_argument("--disk", type=Path, help="Go on with this one: updates alone.")
     parser.add_argument("--updates", action="store_true", help="Try updates, too (an hour).")
-    parser.add_argument("--cuts", type=int, default=20, help="Power cuts in an update.")
+    parser.add_argument("--cuts", type=int, default=0, help="Power cuts in an update (an hour).")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that no machine is left running
     checks = Checks()
     machines = load_machine()
     kind = machines.KINDS[load_board(arguments.board).system.architecture]
-    settings = SETTINGS | (settings_of(arguments.port + 2) if arguments.updates else {})
+    is_updated = arguments.updates or arguments.cuts
+    settings = SETTINGS | (settings_of(arguments.port + 2) if is_updated else {})
     disk = arguments.disk
     if disk is None:
         image = make_image(arguments.folder, arguments.board, arguments.image, checks)
@@ -306,7 +315,7 @@ def main() -> int:
     kernel = ("systemd.default_device_timeout_sec=1800 systemd.default_timeout_start_sec=1800 "
               "systemd.wants=look.service systemd.wants=move.service")  # fmt: skip
     units = {"look.service": LOOK, "move.service": MOVE}
-    if arguments.updates:
+    if is_updated:
         units |= UPDATE_UNITS
         kernel += "".join(f" systemd.wants={name}" for name in UPDATE_UNITS)
     units = {name: text.replace("@LINE@", kind.serial) for name, text in units.items()}
@@ -319,11 +328,12 @@ def main() -> int:
             if arguments.disk is None:
                 check_camera(machine, checks, arguments.patience)
                 check_system(machine, checks)
+            guest = Guest(machine, server, said, arguments.patience)
+            rest = (arguments.folder, arguments.board, checks, lambda: has_picture(machine))
             if arguments.updates:
-                check_updates(
-                    machine, server, arguments.folder, arguments.board, checks, said,
-                    lambda: has_picture(machine), arguments.cuts, arguments.patience,
-                )  # fmt: skip
+                check_updates(guest, *rest)
+            if arguments.cuts:
+                cut_power(guest, *rest, arguments.cuts)
         except machines.MachineError as error:
             checks.tell("machine", False, error=str(error))
     return 1 if checks.num_failed else 0
