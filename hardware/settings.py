@@ -7,6 +7,7 @@ away from there at its first start (`setup`), the settings stay and may be edite
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -123,9 +124,17 @@ class Secrets:
 _Kind = TypeVar("_Kind", Settings, Secrets)
 
 
-def read_settings(path: Path) -> Settings:
-    """Settings out of a file. Raises ConfigError naming file, key, what was got and is wanted."""
-    return _read(path, Settings)
+def read_settings(path: Path, *, skipped: Callable[[str], None] | None = None) -> Settings:
+    """Settings out of a file.
+
+    Args:
+        path: The file.
+        skipped: Gets a line for each key that is unknown, and the rest holds; None refuses them.
+
+    Raises:
+        ConfigError: Names file, key, what was got and is wanted.
+    """
+    return _read(path, Settings, skipped)
 
 
 def read_secrets(path: Path) -> Secrets:
@@ -163,7 +172,7 @@ def to_toml(value: Settings | Secrets) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read(path: Path, kind: type[_Kind]) -> _Kind:
+def _read(path: Path, kind: type[_Kind], skipped: Callable[[str], None] | None = None) -> _Kind:
     try:
         data = path.read_bytes()
         if len(data) > _MAX_BYTES:
@@ -178,9 +187,13 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind:
             f'{path} is no TOML{detail}; wanted lines such as name = "door"'
         ) from None
     known = _known(kind)
+    for key in [key for key in values if key not in known]:
+        problem = f"{path}: unknown key {key!r}; known: {', '.join(known)}"
+        if skipped is None:
+            raise ConfigError(problem)
+        skipped(problem)
+        del values[key]
     for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"{path}: unknown key {key!r}; known: {', '.join(known)}")
         if type(value) is not known[key]:
             wanted = {str: "text in quotes", bool: "true or false", int: "a number"}[known[key]]
             raise ConfigError(f"{path}: {key} is a {type(value).__name__}, wanted {wanted}")

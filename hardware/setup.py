@@ -1,7 +1,7 @@
 """At every start of a device: takes settings from the card, gives the system what they ask for.
 
 Runs as root before network and camera. Settings that are broken do not stop a start: the last good
-ones hold, or the defaults, and the screen says what is wrong. Secrets leave the card's open
+ones hold, or the strictest, and the screen says what is wrong. Secrets leave the card's open
 partition at once; of the page's password only a hash is kept. A device without one makes one up and
 shows it on its screen, once.
 """
@@ -71,18 +71,23 @@ def take_over(card: Path, data: Path) -> tuple[Settings, Secrets]:
 
 
 def _settings(edited: Path, last_good: Path) -> Settings:
+    is_broken = False
     for path in (edited, last_good):
         if not path.is_file():
             continue
         try:
-            settings = read_settings(path)
+            # A file may have been written for another version, after an update or its return: what
+            # this one does not know must not cost the user all the rest.
+            settings = read_settings(path, skipped=lambda text: _log.error("%s; ignored", text))
         except VeilcamError as error:
             _log.error("%s; the last good settings hold", error)
+            is_broken = True
             continue
         if path is edited:
             _replace(last_good, to_toml(settings))
         return settings
-    return Settings()
+    # Somebody chose something that cannot be read: it may have been more than the default gives.
+    return Settings(strength="strict") if is_broken else Settings()
 
 
 def _secrets(card: Path, data: Path) -> Secrets:

@@ -144,6 +144,24 @@ def test_broken_settings_leave_the_last_good_ones(places: tuple[Path, Path]) -> 
     assert setup.take_over(card, data)[0].strength == "strict"
 
 
+def test_what_another_version_knows_does_not_cost_the_rest(
+    places: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    card, data = places
+    (card / "veilcam.toml").write_text("mode = 'frame'\nshutter = 'closed'\nstrength = 'strict'")
+    settings = setup.take_over(card, data)[0]
+    assert (settings.mode, settings.strength) == ("frame", "strict")
+    assert "unknown key 'shutter'" in caplog.text
+    with pytest.raises(ConfigError, match="unknown key 'shutter'"):
+        read_settings(card / "veilcam.toml")
+
+
+def test_broken_settings_with_none_before_are_strict(places: tuple[Path, Path]) -> None:
+    card, data = places
+    (card / "veilcam.toml").write_text("strength = strict")
+    assert setup.take_over(card, data)[0] == Settings(strength="strict")
+
+
 def test_a_device_without_a_password_makes_one_up_once(tmp_path: Path) -> None:
     pytest.importorskip("argon2", reason="the extra `serve` is not installed")
     made_up = setup.keep_password(Secrets(), tmp_path / "page")
