@@ -4,6 +4,7 @@ One actor answers for all cameras, since a camera's secrets of a round live in i
 machines Ray starts one for each `client_resources`; cameras must then stay with an actor.
 """
 
+import importlib.util
 import logging
 import os
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from veilcam.camera.errors import ConfigError
 from veilcam.model.federate import Federation, read_federation, write_federation
 from veilcam.model.federate_data import camera_of, load_features
 from veilcam.model.federate_keys import Identity, Roster, make_identity, read_key
@@ -32,7 +34,16 @@ _TIMEOUT_S = 600.0
 def run_ray(
     federation: Federation, people_path: Path, public_path: Path
 ) -> tuple[np.ndarray, list[Round]]:
-    """All rounds; people who are held out take no part."""
+    """All rounds; people who are held out take no part.
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "--engine ray needs Ray, which is not installed: run ./scripts/setup simulation, "
+            "or use --engine local"
+        )
     os.environ |= {
         "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
