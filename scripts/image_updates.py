@@ -190,13 +190,19 @@ class Guest:
         self.switch_on()
 
 
+def make_versions(
+    folder: Path, board: str, *, updates: bool, cuts: bool
+) -> dict[str, Path]:  # fmt: skip
+    """Folders of what is going to be offered; before the machine runs, which would slow it down."""
+    names = [*([GOOD, BROKEN] if updates else []), *([NEXT] if cuts else [])]
+    return {name: make_version(folder, board, name, is_broken=name == BROKEN) for name in names}
+
+
 def check_updates(
-    guest: Guest, folder: Path, board: str, checks: Any, has_picture: Callable[[], bool]
+    guest: Guest, versions: dict[str, Path], checks: Any, has_picture: Callable[[], bool]
 ) -> None:
     """A good update, then a broken one; a line each."""
-    good = make_version(folder, board, GOOD)
-    broken = make_version(folder, board, BROKEN, is_broken=True)
-    spent_s = guest.update_to(GOOD, good)
+    spent_s = guest.update_to(GOOD, versions[GOOD])
     time.sleep(5)
     guest.restart()
     guest.wait_for(f"version {GOOD}", lambda: guest.runs(GOOD))
@@ -204,7 +210,7 @@ def check_updates(
     guest.wait_for("blessing", lambda: guest.has(f"veilcam_{GOOD}.efi"))
     checks.tell("good_update", True, update_s=round(spent_s, 1), picture_s=round(after_s, 1),
                 slots=guest.said("slots"))  # fmt: skip
-    guest.update_to(BROKEN, broken)
+    guest.update_to(BROKEN, versions[BROKEN])
     time.sleep(5)
     guest.restart()
     log = guest.machine.log
@@ -222,7 +228,7 @@ def check_updates(
 
 
 def cut_power(
-    guest: Guest, folder: Path, board: str, checks: Any, has_picture: Callable[[], bool],
+    guest: Guest, versions: dict[str, Path], checks: Any, has_picture: Callable[[], bool],
     num_cuts: int,
 ) -> None:  # fmt: skip
     """Cuts the power at random moments of an update, over and over, of a device without a camera.
@@ -231,8 +237,7 @@ def cut_power(
     Each start looks at what the last cut left and goes on with the update, so that leftovers of
     several cuts meet. Once the new version runs, the disk is put back.
     """
-    update = make_version(folder, board, NEXT)
-    machine = guest.machine
+    update, machine = versions[NEXT], guest.machine
     machine.cut_power()
     kept = machine.disk.with_suffix(".kept")
     copy_disk(machine.disk, kept)

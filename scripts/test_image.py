@@ -43,6 +43,7 @@ from image_updates import (
     check_updates,
     cut_power,
     make_key,
+    make_versions,
     settings_of,
 )
 
@@ -314,6 +315,9 @@ def main() -> int:
     if disk is None:
         image = make_image(arguments.folder, arguments.board, arguments.image, checks)
         disk = make_disk(arguments.folder, image, settings, checks)
+    versions = make_versions(
+        arguments.folder, arguments.board, updates=arguments.updates, cuts=arguments.cuts > 0
+    )
     kernel = ("systemd.default_device_timeout_sec=1800 systemd.default_timeout_start_sec=1800 "
               "systemd.wants=look.service systemd.wants=move.service")  # fmt: skip
     units = {"look.service": LOOK, "move.service": MOVE}
@@ -331,7 +335,7 @@ def main() -> int:
                 check_camera(machine, checks, arguments.patience)
                 check_system(machine, checks)
             guest = Guest(machine, server, said, arguments.patience)
-            rest = (arguments.folder, arguments.board, checks, lambda: has_picture(machine))
+            rest = (versions, checks, lambda: has_picture(machine))
             if arguments.updates:
                 check_updates(guest, *rest)
             if arguments.cuts:
