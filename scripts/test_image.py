@@ -66,6 +66,7 @@ fcntl.ioctl(open('/dev/video0','rb+',0),0xc008561c,struct.pack('Ii',0xf0f002,1))
 [Unit]
 After=systemd-modules-load.service
 Before=veilcam.service
+ConditionPathExists=/dev/video0
 """
 # The line is opened each time: the login that comes to it hangs up on whoever holds it.
 LOOK = """[Unit]
