@@ -25,6 +25,7 @@ from veilcam.camera.scene_types import ActorCode, People, Plate, SceneCodes
 from veilcam.camera.strength import Strength, chosen
 from veilcam.camera.types import Frame, Patches, SafeFrame, Scene
 
+_EDGE = 4  # pixels along the border: convolutions see zeros beyond it, and colour it by that
 Analyse = Callable[[Frame], People]
 PaintScene = Callable[[Float32[np.ndarray, " v"]], UInt8[np.ndarray, "h w 3"]]
 PaintActors = Callable[[tuple[ActorCode, ...]], Patches]
@@ -127,13 +128,15 @@ class FrameReport(RunReport):
 def enlarged(
     painted: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The painted picture in the frame's size.
+    """The painted picture in the frame's size; its outermost pixels mirror those inside them.
 
     Raises:
         ValueError: It is not what a painter paints.
     """
     if painted.shape != (*PATCH_HW, 3) or painted.dtype != np.uint8:
         raise ValueError(f"painted {painted.dtype} {painted.shape}, wanted uint8 {PATCH_HW}")
+    inner = painted[_EDGE:-_EDGE, _EDGE:-_EDGE]
+    painted = cv2.copyMakeBorder(inner, *[_EDGE] * 4, cv2.BORDER_REFLECT_101)
     is_larger = size_hw[0] * size_hw[1] >= PATCH_HW[0] * PATCH_HW[1]
     how = cv2.INTER_CUBIC if is_larger else cv2.INTER_AREA
     return np.asarray(cv2.resize(painted, size_hw[::-1], interpolation=how), np.uint8)

@@ -211,6 +211,12 @@ def test_the_picture_comes_out_in_the_source_s_size(size_hw):
     assert enlarged(painted, size_hw).shape == (*size_hw, 3)
 
 
+def test_the_painters_edge_is_not_shown() -> None:
+    painted = np.full((*painting.PATCH_HW, 3), 80, np.uint8)
+    painted[:4], painted[-4:], painted[:, :4], painted[:, -4:] = 255, 0, 255, 0
+    assert (enlarged(painted, painting.PATCH_HW) == 80).all()
+
+
 def test_a_delay_is_refused_for_it_has_no_use_here():
     with pytest.raises(ConfigError, match="delay_frames=1"):
         build_loop(ArraySource([sentinel.raw_picture(0)]), MemorySink(), delay_frames=1)
