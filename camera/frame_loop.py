@@ -136,7 +136,8 @@ def enlarged(
     if painted.shape != (*PATCH_HW, 3) or painted.dtype != np.uint8:
         raise ValueError(f"painted {painted.dtype} {painted.shape}, wanted uint8 {PATCH_HW}")
     inner = painted[_EDGE:-_EDGE, _EDGE:-_EDGE]
-    painted = cv2.copyMakeBorder(inner, *[_EDGE] * 4, cv2.BORDER_REFLECT_101)
+    border = (_EDGE, _EDGE, _EDGE, _EDGE, cv2.BORDER_REFLECT_101)
+    painted = np.asarray(cv2.copyMakeBorder(inner, *border), np.uint8)
     is_larger = size_hw[0] * size_hw[1] >= PATCH_HW[0] * PATCH_HW[1]
     how = cv2.INTER_CUBIC if is_larger else cv2.INTER_AREA
     return np.asarray(cv2.resize(painted, size_hw[::-1], interpolation=how), np.uint8)
