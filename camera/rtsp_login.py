@@ -10,7 +10,7 @@ import re
 import secrets
 
 PASSWORD_VARIABLE = "VEILCAM_STREAM_PASSWORD"
-USER, PATH = "veilcam", "/veilcam"
+USER, PATH, PORT = "veilcam", "/veilcam", 8554
 _REALM = "Veilcam"
 _FIELD = re.compile(r'(\w+)=(?:"([^"]*)"|([^\s,"]+))')
 

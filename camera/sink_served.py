@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 TLS_VARIABLE = "VEILCAM_STREAM_TLS"  # `self-signed`, or a PEM file with chain and key
-DEFAULT_PORTS = {"web": 8080, "rtsp": 8554}
+DEFAULT_PORTS = {"web": 8080, "rtsp": rtsp_login.PORT}
 SERVED = tuple(DEFAULT_PORTS)
 _LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 

@@ -137,9 +137,9 @@ def read_settings(path: Path, *, skipped: Callable[[str], None] | None = None) -
     return _read(path, Settings, skipped)
 
 
-def read_secrets(path: Path) -> Secrets:
-    """Secrets out of a file. Raises ConfigError, without a secret in it."""
-    return _read(path, Secrets)
+def read_secrets(path: Path, *, skipped: Callable[[str], None] | None = None) -> Secrets:
+    """Secrets out of a file, as `read_settings`. Raises ConfigError, without a secret in it."""
+    return _read(path, Secrets, skipped)
 
 
 def changed(settings: Settings, assignments: dict[str, str]) -> Settings:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from veilcam.camera import serve_password
 from veilcam.camera.errors import VeilcamError
-from veilcam.camera.rtsp_login import PASSWORD_VARIABLE, PATH, USER
+from veilcam.camera.rtsp_login import PASSWORD_VARIABLE, PATH, PORT, USER
 from veilcam.hardware.leftovers import remove_passed_over, running_version
 from veilcam.hardware.settings import (
     SECRETS_FILE,
@@ -30,7 +30,6 @@ from veilcam.hardware.settings import (
 
 _log = logging.getLogger(__name__)
 _SERVICE_USER = "veilcam"
-_RTSP_PORT = 8554
 
 
 def main() -> int:
@@ -47,7 +46,7 @@ def main() -> int:
     secrets, made_up = with_stream_password(settings, secrets, root / "data")
     if made_up:
         sys.stdout.write(
-            f"\n  rtsp://{USER}@{settings.name}.local:{_RTSP_PORT}{PATH}\n"
+            f"\n  rtsp://{USER}@{settings.name}.local:{PORT}{PATH}\n"
             f"  Password: {made_up}\n  It is shown this once.\n\n"
         )
     write_system(settings, secrets, root)
@@ -76,9 +75,7 @@ def _settings(edited: Path, last_good: Path) -> Settings:
         if not path.is_file():
             continue
         try:
-            # A file may have been written for another version, after an update or its return: what
-            # this one does not know must not cost the user all the rest.
-            settings = read_settings(path, skipped=lambda text: _log.error("%s; ignored", text))
+            settings = read_settings(path, skipped=_ignored)
         except VeilcamError as error:
             _log.error("%s; the last good settings hold", error)
             is_broken = True
@@ -90,11 +87,17 @@ def _settings(edited: Path, last_good: Path) -> Settings:
     return Settings(strength="strict") if is_broken else Settings()
 
 
+def _ignored(problem: str) -> None:
+    # A file may have been written for another version, after an update or its return: what this
+    # one does not know must not cost the user all the rest.
+    _log.error("%s; ignored", problem)
+
+
 def _secrets(card: Path, data: Path) -> Secrets:
     kept_at, brought_at = data / SECRETS_FILE, card / SECRETS_FILE
     kept = Secrets()
     if kept_at.is_file():
-        kept = read_secrets(kept_at)
+        kept = read_secrets(kept_at, skipped=_ignored)
     if not brought_at.is_file():
         return kept
     try:
@@ -171,7 +174,7 @@ def write_system(settings: Settings, secrets: Secrets, root: Path) -> None:
         "MORE": "",
     }  # fmt: skip
     if settings.rtsp:
-        more = {"MORE": f"--rtsp-port {_RTSP_PORT}", PASSWORD_VARIABLE: secrets.stream_password}
+        more = {"MORE": f"--rtsp-port {PORT}", PASSWORD_VARIABLE: secrets.stream_password}
         values |= more
     _write(run / "environment", "".join(f"{k}={_quoted(v)}\n" for k, v in values.items()))
     switches = {

@@ -156,6 +156,14 @@ def test_what_another_version_knows_does_not_cost_the_rest(
         read_settings(card / "veilcam.toml")
 
 
+def test_kept_secrets_of_another_version_do_not_cost_the_rest(places: tuple[Path, Path]) -> None:
+    card, data = places
+    (kept := data / "secrets.toml").write_text("wifi_password = 'hunter222'\nfinger = 'print'")
+    assert setup.take_over(card, data)[1] == Secrets(wifi_password="hunter222")
+    with pytest.raises(ConfigError, match="unknown key 'finger'"):
+        read_secrets(kept)
+
+
 def test_broken_settings_with_none_before_are_strict(places: tuple[Path, Path]) -> None:
     card, data = places
     (card / "veilcam.toml").write_text("strength = strict")
